@@ -1,0 +1,162 @@
+"""The paper's table 4 on any scene: neither, IGD only, LA-KNN only, both. Trains, evaluates, prints.
+
+    python benchmarks/ablation.py --data SCENE --masks-dir noisy_mask --eval-masks-dir object_mask --seeds 0 1
+
+Figures are of the held-out views. ``--jobs 2`` trains two rows at once with half of the threads each, which gives
+two cores more to do than one training can use. Results are appended to ``--output`` as JSON lines as they come.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROWS: dict[str, dict[str, Any]] = {
+    "neither": {"pipeline.model.igd": False, "pipeline.model.la_knn": "off"},
+    "igd": {"pipeline.model.igd": True, "pipeline.model.la_knn": "off"},
+    "la-knn": {"pipeline.model.igd": False, "pipeline.model.la_knn": "local"},
+    "both": {"pipeline.model.igd": True, "pipeline.model.la_knn": "local"},
+    # What the paper leaves open; see docs/gradiseg.md. Each is `both` (or `neither`) with one thing changed.
+    "neither-geometry": {
+        "pipeline.model.igd": False,
+        "pipeline.model.la_knn": "off",
+        "pipeline.model.identity_moves_geometry": True,
+    },
+    "both-geometry": {"pipeline.model.identity_moves_geometry": True},
+    "both-literal": {"pipeline.model.la_knn": "literal"},
+    "both-split-sample": {"pipeline.model.igd_split": "sample"},
+    "both-split-major": {"pipeline.model.igd_split": "major_axis"},
+    "both-absolute": {"pipeline.model.igd_signal": "absolute"},
+    "no-3d-loss": {"pipeline.model.igd": False, "pipeline.model.neighbor_loss_weight": 0.0},
+    "no-identity": {"pipeline.model.identity": False},
+}
+TABLE_4 = ("neither", "igd", "la-knn", "both")
+
+
+@dataclass
+class Ablation:
+    """Train and evaluate the rows of table 4, and others, on one scene."""
+
+    data: Path
+    """The scene's folder."""
+    masks_dir: str = "object_mask"
+    """Id maps to train on."""
+    eval_masks_dir: str | None = None
+    """Id maps to evaluate on; the training ones unless given."""
+    ignore_ids: tuple[int, ...] = ()
+    """Object ids left out of mIoU, such as background and table."""
+    rows: tuple[str, ...] = TABLE_4
+    """Which rows to train. Known: see ROWS in this file."""
+    seeds: tuple[int, ...] = (0, 1)
+    method: str = "gradiseg-lite"
+    steps: int | None = None
+    """Length of every run; the method's own unless given."""
+    device: str | None = None
+    jobs: int = 1
+    """Trainings at once, sharing the threads."""
+    output: Path = Path("outputs/ablation/results.jsonl")
+    options: tuple[str, ...] = field(default_factory=tuple)
+    """Further options of every row as path=JSON, e.g. pipeline.model.identity_pixels=40000."""
+
+    def main(self) -> None:
+        unknown = [row for row in self.rows if row not in ROWS]
+        if unknown:
+            raise SystemExit(f"--rows: unknown {unknown}, expected some of {list(ROWS)}")
+        runs = [(row, seed) for seed in self.seeds for row in self.rows]
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        with ThreadPoolExecutor(self.jobs) as pool:
+            results = list(pool.map(lambda run: self._spawn(*run, threads), runs))
+        print_table(self, [result for result in results if result is not None])
+
+    def _spawn(self, row: str, seed: int, threads: int) -> dict[str, Any] | None:
+        """One run in a process of its own, so that runs share nothing."""
+        job = {
+            "data": str(self.data),
+            "method": self.method,
+            "steps": self.steps,
+            "seed": seed,
+            "device": self.device,
+            "row": row,
+            "options": {
+                "pipeline.datamanager.masks_dir": self.masks_dir,
+                "pipeline.datamanager.eval_masks_dir": self.eval_masks_dir,
+                "pipeline.model.metrics_ignore_ids": list(self.ignore_ids),
+                **ROWS[row],
+                **{k: json.loads(v) for k, v in (option.split("=", 1) for option in self.options)},
+            },
+        }
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "0"}
+        log = self.output.parent / "logs" / f"{self.data.name}_{self.masks_dir}_{row}_{seed}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        print(f"training {row}, seed {seed} (log: {log})", flush=True)
+        with log.open("w") as stream:
+            code = subprocess.run(
+                [sys.executable, __file__, "--one-run", json.dumps(job)],
+                stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False,
+            ).returncode  # fmt: skip
+        marked = [line for line in log.read_text().splitlines() if line.startswith("RESULT ")]
+        if code or not marked:
+            print(f"  {row}, seed {seed} failed with exit code {code}; see {log}", flush=True)
+            return None
+        result = json.loads(marked[-1].removeprefix("RESULT "))
+        with self.output.open("a") as stream:
+            stream.write(json.dumps(result) + "\n")
+        figures = ", ".join(f"{key} {result[key]:.2f}" for key in FIGURES if result.get(key) is not None)
+        print(f"  {row}, seed {seed}: {figures}", flush=True)
+        return result
+
+
+FIGURES = ("miou", "mbiou", "mbiou_fine", "psnr", "ssim", "gaussian_count", "seconds")
+
+
+def one_run(job: dict[str, Any]) -> None:
+    """Train and evaluate in this process, and print the result as one line."""
+    import gradiseg_ns.runs as runs
+
+    output = Path("outputs/ablation/runs") / job["row"] / str(job["seed"])
+    config = runs.make_config(
+        job["method"], Path(job["data"]), output,
+        steps=job["steps"], seed=job["seed"], device=job["device"], options=job["options"],
+    )  # fmt: skip
+    trainer, seconds = runs.train(config, description=job["row"])
+    metrics = runs.evaluate(trainer, pictures=config.get_base_dir() / "eval")
+    result = {**job, **metrics, "seconds": seconds, "run": str(config.get_base_dir())}
+    print("\nRESULT " + json.dumps(result), flush=True)
+
+
+def print_table(ablation: Ablation, results: list[dict[str, Any]]) -> None:
+    """Means over the seeds, a row a variant, with the spread of mBIoU."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{ablation.data.name}, trained on {ablation.masks_dir}, seeds {list(ablation.seeds)}")
+    for column in ("row", *FIGURES, "mbiou of each seed"):
+        table.add_column(column, justify="left" if column == "row" else "right")
+    for row in ablation.rows:
+        mine = [result for result in results if result["row"] == row]
+        if not mine:
+            continue
+        cells = []
+        for key in FIGURES:
+            values = [result[key] for result in mine if result.get(key) is not None]
+            mean = sum(values) / len(values) if values else None
+            digits = 0 if key in ("gaussian_count", "seconds") else 3 if key == "ssim" else 2
+            cells.append("-" if mean is None else f"{mean:.{digits}f}")
+        each = ", ".join("-" if r.get("mbiou") is None else f"{r['mbiou']:.2f}" for r in mine)
+        table.add_row(row, *cells, each)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one-run"]:
+        one_run(json.loads(sys.argv[2]))
+    else:
+        import tyro
+
+        tyro.cli(Ablation).main()

@@ -1,0 +1,96 @@
+"""Identity encodings, their classifier, and the 2-D loss (GradiSeg, section 3.3).
+
+Every Gaussian carries an identity encoding e_i in R^16. The maps E = sum_i w_i e_i are alpha blended like
+colours of degree 0, and a 1x1 convolution with softmax turns E into the probability of every object id.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IDENTITY_DIM = 16
+"""Channels of an identity encoding, the paper's 16."""
+
+
+def initial_identity(count: int, dim: int = IDENTITY_DIM, *, generator: torch.Generator | None = None) -> Tensor:
+    """Random unit encodings [count, dim] to start from.
+
+    The directions are uniform, so that no object is closer to an untrained Gaussian than another.
+    """
+    encoding = torch.randn(count, dim, generator=generator)
+    return F.normalize(encoding, dim=-1)
+
+
+class IdentityClassifier(nn.Linear):
+    """The 1x1 convolution over identity maps, written as the linear layer that it is.
+
+    One class an object id that occurs, so any number of ids and no unused classes (the paper has a fixed 256).
+    """
+
+    def __init__(self, num_classes: int, dim: int = IDENTITY_DIM) -> None:
+        super().__init__(dim, num_classes)
+
+    def resize(self, num_classes: int) -> None:
+        """Change the number of classes in place, keeping the Parameters that optimizers already hold."""
+        self.weight.data = self.weight.data.new_zeros(num_classes, self.in_features)
+        self.bias.data = self.bias.data.new_zeros(num_classes)
+        self.out_features = num_classes
+
+
+def identity_loss(
+    identity: Tensor,
+    classes: Tensor,
+    classifier: nn.Linear,
+    *,
+    max_pixels: int = 0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """L_2d: the cross-entropy of the classified identity map against the ids of a view.
+
+    It is divided by log(K), so that 1 is the loss of a uniform guess whatever the number of ids K
+    (Gaussian Grouping's convention, which the weights alpha and beta of the paper stand on).
+
+    Args:
+        identity: [H, W, D] rendered identity map.
+        classes: [H, W] class indices, -1 where the view has no label.
+        classifier: maps D channels to K logits.
+        max_pixels: if positive, a uniform random sample of that many labelled pixels estimates the mean.
+        generator: random numbers of the sample.
+
+    Returns:
+        a scalar; zero (with a graph) if no pixel has a label.
+    """
+    labels = classes.reshape(-1)
+    pixels = identity.reshape(-1, identity.shape[-1])
+    if max_pixels and max_pixels < labels.numel():
+        chosen = torch.randint(
+            labels.numel(), (max_pixels,), generator=generator, device=labels.device if generator is None else None
+        ).to(labels.device)
+        labels = labels.index_select(0, chosen)
+        pixels = pixels.index_select(0, chosen)
+    if not bool((labels >= 0).any()):
+        return pixels.sum() * 0.0
+    loss = F.cross_entropy(classifier(pixels), labels, ignore_index=-1)
+    return loss / math.log(max(classifier.out_features, 2))
+
+
+@torch.no_grad()
+def classify(identity: Tensor, classifier: nn.Linear, *, chunk: int = 1 << 22) -> Tensor:
+    """Class index of every pixel or Gaussian.
+
+    Args:
+        identity: [..., D].
+        classifier: maps D channels to K logits.
+        chunk: how many logits may exist at once; 256 logits of a 1080p picture would be 2.1 GB.
+
+    Returns:
+        int64 [...] in 0..K-1.
+    """
+    flat = identity.reshape(-1, identity.shape[-1])
+    rows = max(1, chunk // max(1, classifier.out_features))
+    parts = [classifier(part).argmax(dim=-1) for part in flat.split(rows)]
+    return torch.cat(parts).reshape(identity.shape[:-1]) if parts else flat.new_zeros(0, dtype=torch.int64)

@@ -1,0 +1,108 @@
+"""The schedule as one thing: fractions of a run on one side, step numbers on the other.
+
+The paper's run has 30,000 steps: densification and global KNN to 12,000, identity-gradient-guided
+densification (IGD) from there to 15,000, LA-KNN from 12,000 (main text; 15,000 in the supplement) to the end.
+Here that is 0.4, 0.5 and 0.4 of the run, so that a run of any length keeps its shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass
+class ScheduleConfig:
+    """When what happens, as fractions of the run."""
+
+    densify_from: float = 1 / 60
+    """densification by position gradients starts (500 of 30,000)"""
+    densify_until: float = 0.4
+    """densification by position gradients ends, IGD starts (12,000 of 30,000)"""
+    igd_until: float = 0.5
+    """IGD ends (15,000 of 30,000)"""
+    la_knn_from: float = 0.4
+    """LA-KNN replaces the global KNN (12,000 of 30,000; the supplement says 0.5)"""
+    identity_from: float = 0.0
+    """the identity losses start"""
+    opacity_reset_interval: float = 0.1
+    """opacities are reset that often while densifying (3,000 of 30,000); 0 for never"""
+    full_resolution_from: float = 0.2
+    """photos and maps are used at full resolution from here on (6,000 of 30,000), halved twice before that"""
+    screen_size_until: float = 4 / 30
+    """Gaussians that are large on the screen are split or culled until here (4,000 of 30,000)"""
+    full_color_from: float = 0.1
+    """the last degree of the spherical harmonics is switched on (3,000 of 30,000)"""
+    refine_every: int = 100
+    """steps between two densifications, for a run of any length"""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The step numbers of one run, derived by :func:`resolve_schedule`."""
+
+    length: int
+    densify_from: int
+    densify_until: int
+    igd_from: int
+    igd_until: int
+    la_knn_from: int
+    identity_from: int
+    opacity_reset_every: int
+    resolution_interval: int
+    screen_size_until: int
+    color_degree_interval: int
+    refine_every: int
+
+    def describe(self) -> str:
+        """One line for a person: what happens when."""
+        return (
+            f"{self.length} steps: densify {self.densify_from}-{self.densify_until}, "
+            f"IGD {self.igd_from}-{self.igd_until}, "
+            f"identity from {self.identity_from} with global KNN, LA-KNN from {self.la_knn_from}"
+        )
+
+
+def resolve_schedule(config: ScheduleConfig, length: int, *, num_downscales: int = 2, sh_degree: int = 3) -> Schedule:
+    """Step numbers for a run of ``length`` steps.
+
+    Raises:
+        ValueError: for a fraction outside 0..1, phases in the wrong order, or a run without steps.
+    """
+    if length < 1:
+        raise ValueError(f"--max-num-iterations is {length}, expected at least 1")
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name == "refine_every":
+            if value < 1:
+                raise ValueError(f"schedule.refine-every is {value}, expected at least 1")
+        elif not 0.0 <= value <= 1.0:
+            raise ValueError(
+                f"schedule.{field.name.replace('_', '-')} is {value}, expected a fraction of the run, 0 to 1"
+            )
+    if not config.densify_from <= config.densify_until <= config.igd_until:
+        raise ValueError(
+            "the schedule's phases are out of order: expected densify-from <= densify-until <= igd-until, "
+            f"found {config.densify_from}, {config.densify_until}, {config.igd_until}"
+        )
+
+    def step(fraction: float) -> int:
+        return round(fraction * length)
+
+    refine_every = max(1, min(config.refine_every, step(config.densify_until) or 1))
+    reset = step(config.opacity_reset_interval)
+    if reset:
+        reset = max(refine_every, round(reset / refine_every) * refine_every)
+    return Schedule(
+        length=length,
+        densify_from=step(config.densify_from),
+        densify_until=step(config.densify_until),
+        igd_from=step(config.densify_until),
+        igd_until=step(config.igd_until),
+        la_knn_from=step(config.la_knn_from),
+        identity_from=step(config.identity_from),
+        opacity_reset_every=reset or 10 * length,
+        resolution_interval=max(1, step(config.full_resolution_from) // max(1, num_downscales)),
+        screen_size_until=step(config.screen_size_until),
+        color_degree_interval=max(1, step(config.full_color_from) // max(1, sh_degree)),
+        refine_every=refine_every,
+    )

@@ -1,0 +1,487 @@
+"""GradisegModel: nerfstudio's splatfacto whose Gaussians know their object.
+
+Thin on purpose: which maps are rendered, which losses apply when, what a checkpoint holds. The work is done by
+``rendering`` (the two verbs), ``grouping`` (identity, IGD, LA-KNN) and ``scene`` (ids, names, colours).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.nn import Parameter
+
+from gradiseg_ns import rendering
+from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.grouping.densification import GradisegStrategy, SplitRule
+from gradiseg_ns.grouping.identity import (
+    IDENTITY_DIM,
+    IdentityClassifier,
+    classify,
+    identity_loss,
+    initial_identity,
+)
+from gradiseg_ns.grouping.neighbors import (
+    NeighborSampler,
+    directional_neighbors,
+    literal_directional_neighbors,
+    neighbor_loss,
+)
+from gradiseg_ns.grouping.schedule import Schedule, ScheduleConfig, resolve_schedule
+from gradiseg_ns.lpips import LazyLpips, without_lpips_download
+from gradiseg_ns.scene.objects import ObjectTable
+
+MIN_ACCUMULATION = 0.1
+"""Below this accumulation a pixel shows no object at all: it is drawn as background and has the id IGNORE."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint that does not fit. Not a RuntimeError: nerfstudio would load what fits and carry on."""
+
+
+@dataclass
+class GradisegModelConfig(SplatfactoModelConfig):
+    """Splatfacto's options, and those of identities, IGD and LA-KNN."""
+
+    _target: type = field(default_factory=lambda: GradisegModel)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """When what happens, as fractions of the run. Splatfacto's own step numbers follow from it, unless set."""
+    run_length: int = 30_000
+    """Steps of the whole run; taken from --max-num-iterations when training starts."""
+    identity: bool = True
+    """Learn identities at all; False is plain splatfacto on our rasteriser."""
+    identity_dim: int = IDENTITY_DIM
+    """Channels of an identity encoding, 16 in the paper."""
+    identity_loss_weight: float = 1.0
+    """alpha of the paper: weight of L_2d, the cross-entropy against the id maps (divided by log(classes))."""
+    identity_pixels: int = 0
+    """L_2d is taken over that many random pixels a step; 0 takes all."""
+    identity_moves_geometry: bool = False
+    """Whether L_2d may move means, scales, rotations and opacities, as it does in Gaussian Grouping. Wrong ids
+    then bend the scene (docs/gradiseg.md has both)."""
+    neighbor_loss_weight: float = 2.0
+    """beta of the paper: weight of L_3d; 0 switches it off."""
+    neighbor_samples: int = 1000
+    """M of the paper: Gaussians sampled for L_3d, a step."""
+    neighbor_count: int = 5
+    """K of the paper: neighbours of a sampled Gaussian."""
+    neighbor_candidates: int = 16
+    """Size of the Euclidean neighbourhood from which LA-KNN's rule `local` takes its K."""
+    la_knn: Literal["local", "literal", "off"] = "local"
+    """LA-KNN's rule: `local` looks among near Gaussians, `literal` is equation 4 over all of them (slow),
+    `off` keeps the global KNN to the end."""
+    igd: bool = True
+    """Identity-gradient-guided densification."""
+    igd_budget: float = 0.12
+    """IGD may add that share of Gaussians; tau, the paper's threshold, is the quantile that keeps to it."""
+    igd_outlier: float = 3.0
+    """Only identity gradients above that many medians are split, whatever the budget."""
+    igd_split: SplitRule = "boundary_axis"
+    """How IGD splits: `sample` as 3DGS does, `major_axis`, or `boundary_axis`, along which L_2d changes most."""
+    igd_signal: Literal["gradient", "absolute"] = "gradient"
+    """What IGD accumulates: the norm of the identity gradient (paper), or the sum of the pixels' norms."""
+    metrics_ignore_ids: tuple[int, ...] = ()
+    """Object ids that mIoU and mBIoU leave out, such as background and table."""
+
+
+def apply_schedule(config: GradisegModelConfig) -> Schedule:
+    """Derive the run's step numbers and write them into splatfacto's own fields, except those the user set."""
+    schedule = resolve_schedule(
+        config.schedule, config.run_length, num_downscales=config.num_downscales, sh_degree=config.sh_degree
+    )
+    derived = {
+        "warmup_length": schedule.densify_from,
+        "refine_every": schedule.refine_every,
+        "resolution_schedule": schedule.resolution_interval,
+        "reset_alpha_every": max(1, schedule.opacity_reset_every // schedule.refine_every),
+        "sh_degree_interval": schedule.color_degree_interval,
+        "stop_screen_size_at": schedule.screen_size_until,
+        "stop_split_at": schedule.densify_until,
+    }
+    stock = {f.name: f.default for f in dataclasses.fields(SplatfactoModelConfig)}
+    for name, value in derived.items():
+        if getattr(config, name) == stock[name]:
+            setattr(config, name, value)
+    return schedule
+
+
+class Outputs(dict[str, Any]):
+    """The maps that nerfstudio lists by key, and those that must not appear in the viewer's list.
+
+    Attributes:
+        identity_map: [H, W, D] rendered identity encodings.
+        object_ids: int32 [H, W], the id of every pixel, IGNORE where nothing is; None while training.
+    """
+
+    identity_map: Tensor | None = None
+    object_ids: Tensor | None = None
+
+
+class GradisegModel(SplatfactoModel):
+    """Splatfacto with a 16-d identity encoding per Gaussian (GradiSeg, arXiv 2412.00392)."""
+
+    config: GradisegModelConfig
+    strategy: GradisegStrategy
+
+    # ------------------------------------------------------------------ set-up
+
+    def populate_modules(self) -> None:
+        config = self.config
+        self.schedule = apply_schedule(config)
+        seed_points = self.seed_points
+        if seed_points is not None and not config.random_init:
+            # The parent copies colours to CUDA; without colours it does not, and they are filled in below.
+            self.seed_points = (seed_points[0].float(), seed_points[1][:0])
+        with without_lpips_download():
+            super().populate_modules()
+        self.seed_points = seed_points
+        self.lpips = LazyLpips()
+        if seed_points is not None and not config.random_init and len(seed_points[1]) > 0:
+            color = seed_points[1].float() / 255
+            dc = RGB2SH(color) if config.sh_degree > 0 else torch.logit(color, eps=1e-10)
+            self.gauss_params["features_dc"] = Parameter(dc)
+
+        metadata = self.kwargs.get("metadata") or {}
+        self.objects = ObjectTable.create(metadata.get("object_ids") or [], metadata.get("object_names") or {})
+        self.classifier = IdentityClassifier(len(self.objects.ids), config.identity_dim)
+        if config.identity:
+            self.gauss_params["identity"] = Parameter(initial_identity(self.num_points, config.identity_dim))
+        self.neighbors = NeighborSampler(
+            config.neighbor_samples, max(config.neighbor_candidates, config.neighbor_count), config.refine_every
+        )
+        basis = torch.linalg.qr(torch.randn(config.identity_dim, 3, generator=torch.Generator().manual_seed(3)))[0]
+        self.register_buffer("_identity_basis", basis, persistent=False)
+        inherited = {f.name: getattr(self.strategy, f.name) for f in dataclasses.fields(type(self.strategy))}
+        inherited.update(verbose=False)
+        self.strategy = GradisegStrategy(
+            **inherited,
+            igd=config.igd and config.identity,
+            igd_start_iter=self.schedule.igd_from,
+            igd_stop_iter=self.schedule.igd_until,
+            igd_budget=config.igd_budget,
+            igd_outlier=config.igd_outlier,
+            igd_split=config.igd_split,
+        )
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+
+    def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
+        groups = super().get_gaussian_param_groups()
+        if self.config.identity:
+            groups["identity"] = [self.gauss_params["identity"]]
+        return groups
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        groups = super().get_param_groups()
+        if self.config.identity and len(self.objects.ids) > 0:
+            groups["classifier"] = list(self.classifier.parameters())
+        return groups
+
+    # -------------------------------------------------------------- checkpoints
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside parameters, in types that a weights-only load accepts."""
+        return {"objects": self.objects.to_dict(), "strategy": dict(self.strategy_state)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.objects = ObjectTable.from_dict(state["objects"])
+        self.strategy_state = {
+            key: value.to(self.device) if isinstance(value, Tensor) else value
+            for key, value in state["strategy"].items()
+        }
+
+    def update_to_step(self, step: int) -> None:
+        self.step = step
+
+    def load_state_dict(self, dict: Mapping[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a checkpoint of any number of Gaussians, keeping the Parameters that optimizers hold.
+
+        Raises:
+            CheckpointError: for missing or unknown keys, or ids in the data that the checkpoint does not know.
+        """
+        state = {**dict}
+        expected = set(self.state_dict())
+        missing, unknown = sorted(expected - set(state)), sorted(set(state) - expected)
+        if missing or unknown:
+            raise CheckpointError(
+                "the checkpoint is not one of this gradiseg model: "
+                + (f"missing {missing}" if missing else "")
+                + (" and " if missing and unknown else "")
+                + (f"unknown {unknown}" if unknown else "")
+                + ". Was it trained by another method, or with other model options?"
+            )
+        stored = ObjectTable.from_dict(state["_extra_state"]["objects"])
+        new = sorted(set(self.objects.ids) - set(stored.ids))
+        if new and self.training:
+            raise CheckpointError(
+                f"the id maps contain {len(new)} object ids that the checkpoint's classifier does not know "
+                f"(first ones: {new[:8]}; it knows {len(stored.ids)}). Resume with the id maps of the first run, "
+                "or train anew."
+            )
+        count = state["gauss_params.means"].shape[0]
+        for parameter in self.gauss_params.values():
+            parameter.data = parameter.data.new_zeros((count, *parameter.shape[1:]))
+        self.classifier.resize(len(stored.ids))
+        return super(SplatfactoModel, self).load_state_dict(state, **kwargs)
+
+    # ---------------------------------------------------------------- rendering
+
+    @property
+    def _identity_on(self) -> bool:
+        return self.config.identity and len(self.objects.ids) > 0
+
+    def _camera(self, camera: Cameras) -> rendering.Camera:
+        """nerfstudio's camera (OpenGL axes, camera to world) as the rasteriser's, at the training resolution."""
+        factor = self._get_downscale_factor()
+        pose = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
+        pose = pose[0] if pose.dim() == 3 else pose
+        rotation = pose[:3, :3] * pose.new_tensor([1.0, -1.0, -1.0])
+        viewmat = torch.eye(4, device=pose.device, dtype=pose.dtype)
+        viewmat[:3, :3] = rotation.T
+        viewmat[:3, 3] = -rotation.T @ pose[:3, 3]
+        camera.rescale_output_resolution(1 / factor)
+        intrinsics = camera.get_intrinsics_matrices().reshape(3, 3)
+        width, height = int(camera.width.item()), int(camera.height.item())
+        camera.rescale_output_resolution(factor)
+        self.last_size = (height, width)
+        return rendering.Camera(viewmat.to(self.device), intrinsics.to(self.device), width, height)
+
+    def _gaussians(self, chosen: Tensor | None) -> tuple[rendering.Gaussians, dict[str, Tensor]]:
+        """The Gaussians to draw, and all their parameters; copies where ``chosen`` [N] leaves some out."""
+        params = {name: p if chosen is None else p[chosen] for name, p in self.gauss_params.items()}
+        gaussians = rendering.Gaussians(
+            params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid().squeeze(-1)
+        )
+        return gaussians, params
+
+    def _colors(self, params: dict[str, Tensor], camera: rendering.Camera, visible: Tensor) -> Tensor:
+        """View-dependent colours [N, 3] of the visible Gaussians."""
+        if self.config.sh_degree == 0:
+            return params["features_dc"].sigmoid()
+        degree = min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
+        coefficients = torch.cat([params["features_dc"][:, None], params["features_rest"]], dim=1)
+        centre = -camera.viewmat[:3, :3].T @ camera.viewmat[:3, 3]
+        directions = params["means"] - centre  # the kernel normalises
+        colors = rendering.spherical_harmonics(degree, directions, coefficients, mask=visible)
+        return torch.clamp_min(colors + 0.5, 0.0)
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
+        """Render a camera.
+
+        Returns:
+            float maps: rgb [H, W, 3], depth [H, W, 1], accumulation [H, W, 1], background, and when evaluating
+            segmentation [H, W, 3] (the colour of each pixel's object) and identity [H, W, 3] (three fixed
+            directions of the encoding). See :class:`Outputs` for the maps that have no key.
+        """
+        if not isinstance(camera, Cameras):
+            CONSOLE.print("[yellow]gradiseg was asked to render something that is not a camera.")
+            return {}
+        chosen = None
+        if self.crop_box is not None and not self.training:
+            chosen = self.crop_box.within(self.means).squeeze(-1)
+            if not bool(chosen.any()):
+                return self.get_empty_outputs(
+                    int(camera.width.item()), int(camera.height.item()), self.background_color
+                )
+        view = self._camera(camera)
+        gaussians, params = self._gaussians(chosen)
+        projection = rendering.project(
+            gaussians, view, antialiased=self.config.rasterize_mode == "antialiased"
+        )
+        visible = projection.radii[0] > 0
+        color_groups = [self._colors(params, view, visible)]
+        with_depth = self.config.output_depth_during_training or not self.training
+        if with_depth:
+            color_groups.append(projection.depths[0][:, None])
+        identity_on = self._identity_on and not (self.training and self.step < self.schedule.identity_from)
+        groups, moves = [torch.cat(color_groups, dim=-1)], [True]
+        probe = self.training and identity_on and self.strategy.in_igd(self.step)
+        if identity_on and not probe:
+            groups.append(params["identity"])
+            moves.append(self.config.identity_moves_geometry)
+        maps, alpha = rendering.rasterize(
+            projection, groups, geometry_grad=moves, absgrad=self.training and self.strategy.absgrad
+        )
+        identity_map = maps[1] if len(maps) > 1 else None
+        self.info = projection.info()
+        if probe:
+            identity_map = self._render_identity_probe(projection, params["identity"])
+        if self.training:
+            self.strategy.step_pre_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+            )
+        background = self._get_background_color()
+        rgb = torch.clamp(maps[0][..., :3] + (1 - alpha) * background, 0.0, 1.0)
+        if self.config.use_bilateral_grid and self.training:
+            if camera.metadata is not None and "cam_idx" in camera.metadata:
+                rgb = self._apply_bilateral_grid(rgb[None], camera.metadata["cam_idx"], *self.last_size)[0]
+        depth = None
+        if with_depth:
+            depth = maps[0][..., 3:4] / alpha.clamp(min=1e-10)
+            depth = torch.where(alpha > 0, depth, depth.detach().max())
+        outputs = Outputs(rgb=rgb, depth=depth, accumulation=alpha, background=background)
+        outputs.identity_map = identity_map
+        if not self.training:
+            outputs["background"] = background.expand(*self.last_size, 3)
+            self._add_segmentation(outputs, identity_map, alpha, background)
+        return outputs
+
+    def _render_identity_probe(self, projection: rendering.Projection, identity: Tensor) -> Tensor:
+        """Identities in a blend of their own, from which IGD learns where the segmentation loss pushes.
+
+        The means of this blend are a leaf of their own unless identities may move the geometry, so that the
+        gradient that reaches them is L_2d's alone either way.
+        """
+        if self.config.identity_moves_geometry:
+            means2d = projection.means2d.clone()
+            means2d.retain_grad()
+            separate = dataclasses.replace(projection, means2d=means2d)
+        else:
+            means2d = projection.means2d.detach().requires_grad_()
+            separate = dataclasses.replace(
+                projection,
+                means2d=means2d,
+                conics=projection.conics.detach(),
+                opacities=projection.opacities.detach(),
+                depths=projection.depths.detach(),
+            )
+        maps, _ = rendering.rasterize(separate, [identity], geometry_grad=[True])
+        maps[0].retain_grad()
+        self._probe = (separate, maps[0])
+        return maps[0]
+
+    def _add_segmentation(
+        self, outputs: Outputs, identity_map: Tensor | None, alpha: Tensor, background: Tensor
+    ) -> None:
+        """The outputs ``segmentation`` and ``identity``, and the ids that evaluation compares."""
+        if identity_map is None:
+            outputs["segmentation"] = outputs["background"].clone()
+            outputs["identity"] = torch.full_like(outputs["rgb"], 0.5)
+            outputs.object_ids = torch.full(self.last_size, IGNORE, dtype=torch.int32, device=alpha.device)
+            return
+        classes = classify(identity_map, self.classifier)
+        solid = alpha[..., 0] >= MIN_ACCUMULATION
+        colors = self.objects.colors.to(alpha.device)[classes]
+        outputs["segmentation"] = torch.where(solid[..., None], colors, background)
+        outputs["identity"] = torch.sigmoid(2 * identity_map @ self._identity_basis)
+        ids = self.objects.ids_of(classes).to(torch.int32)
+        outputs.object_ids = torch.where(solid, ids, ids.new_full((), IGNORE))
+
+    @staticmethod
+    def get_empty_outputs(width: int, height: int, background: Tensor) -> dict[str, Any]:  # type: ignore[override]
+        """The same keys as :meth:`get_outputs` for a camera that sees nothing."""
+        outputs = Outputs(SplatfactoModel.get_empty_outputs(width, height, background))
+        outputs["background"] = outputs["rgb"]
+        outputs["segmentation"] = outputs["rgb"].clone()
+        outputs["identity"] = torch.full_like(outputs["rgb"], 0.5)
+        outputs.object_ids = torch.full((height, width), IGNORE, dtype=torch.int32, device=background.device)
+        return outputs
+
+    # ------------------------------------------------------------------- losses
+
+    def id_map_classes(self, id_map: Tensor) -> Tensor:
+        """Class indices [H', W'] of an id map [H, W, 1] at the resolution that is trained at now.
+
+        Pixel centres are sampled, never averaged: there is no id between two ids.
+        """
+        factor = self._get_downscale_factor()
+        ids = id_map[..., 0].to(self.device)
+        if factor > 1:
+            height, width = ids.shape[0] // factor, ids.shape[1] // factor
+            ids = ids[factor // 2 :: factor, factor // 2 :: factor][:height, :width]
+        return self.objects.classes_of(ids)
+
+    def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
+        """L = L_rgb + alpha L_2d + beta L_3d (equation 5), with splatfacto's L1 and D-SSIM as L_rgb."""
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        identity_map = getattr(outputs, "identity_map", None)
+        if identity_map is None:
+            return losses
+        if "id_map" in batch:
+            classes = self.id_map_classes(batch["id_map"])
+            if "mask" in batch:
+                mask = self._downscale_if_required(batch["mask"]).to(self.device)[..., 0] > 0.5
+                classes = torch.where(mask, classes, classes.new_full((), -1))
+            losses["identity_loss"] = self.config.identity_loss_weight * identity_loss(
+                identity_map, classes, self.classifier, max_pixels=self.config.identity_pixels
+            )
+        if self.training and self.config.neighbor_loss_weight > 0:
+            losses["neighbor_loss"] = self.config.neighbor_loss_weight * self.neighbor_loss()
+        return losses
+
+    def neighbor_loss(self) -> Tensor:
+        """L_3d of this step: global KNN until the schedule's ``la_knn_from``, LA-KNN after it."""
+        config = self.config
+        means = self.means.detach()
+        targets, candidates = self.neighbors.draw(means)
+        valid = None
+        directions = self._position_gradient()
+        if config.la_knn == "off" or self.step < self.schedule.la_knn_from or directions is None:
+            neighbors = candidates[:, : config.neighbor_count]
+        elif config.la_knn == "literal":
+            neighbors, valid = literal_directional_neighbors(
+                means, targets, -directions[targets], config.neighbor_count
+            )
+        else:
+            neighbors, valid = directional_neighbors(
+                means, targets, -directions[targets], candidates, config.neighbor_count
+            )
+        identity = self.gauss_params["identity"]
+        chosen = torch.cat([targets, neighbors.reshape(-1)])
+        logits = self.classifier(identity.index_select(0, chosen))
+        target_logits, neighbor_logits = logits.split([len(targets), neighbors.numel()])
+        return neighbor_loss(target_logits, neighbor_logits.reshape(*neighbors.shape, -1), valid)
+
+    def _position_gradient(self) -> Tensor | None:
+        """The gradient of every Gaussian's position, averaged over the last views by Adam's first moment.
+
+        A single view's gradient is zero for what that view does not see; the moment is there anyway and is
+        carried along when Gaussians are split and pruned.
+        """
+        optimizer = getattr(self, "optimizers", {}).get("means")
+        moment = optimizer.state[self.means].get("exp_avg") if optimizer is not None else None
+        return moment if moment is not None and len(moment) == self.num_points else None
+
+    def step_post_backward(self, step: int) -> None:
+        probe = self.__dict__.pop("_probe", None)
+        if probe is not None and probe[1].grad is not None:
+            self._hand_over_identity_gradients(*probe)
+        super().step_post_backward(step)
+
+    @torch.no_grad()
+    def _hand_over_identity_gradients(self, projection: rendering.Projection, identity_map: Tensor) -> None:
+        """Give the strategy what the probe's backward pass left behind."""
+        gradient = projection.means2d.grad
+        if gradient is not None:
+            camera = projection.camera
+            depth = projection.depths[0].detach().clamp(min=1e-6)
+            right = (gradient[0, :, 0] * camera.K[0, 0] / depth)[:, None] * camera.viewmat[0, :3]
+            down = (gradient[0, :, 1] * camera.K[1, 1] / depth)[:, None] * camera.viewmat[1, :3]
+            self.info["identity_position_gradient"] = right + down
+        if self.config.igd_signal == "absolute" and identity_map.grad is not None:
+            norms = identity_map.grad.norm(dim=-1, keepdim=True)
+            gaussians, _ = self._gaussians(None)
+            sums = rendering.backproject(
+                gaussians, projection.camera, norms, projection=projection,
+                antialiased=self.config.rasterize_mode == "antialiased",
+            )  # fmt: skip
+            self.info["identity_gradient"] = sums[:, 0]
+
+    # ------------------------------------------------------------------ metrics
+
+    def get_image_metrics_and_images(
+        self, outputs: Any, batch: Any
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        if metrics["lpips"] != metrics["lpips"]:  # NaN: its weights could not be had
+            del metrics["lpips"]
+        if self._identity_on and "id_map" in batch:
+            truth = self.objects.colorize(batch["id_map"][..., 0].to(self.device))
+            images["segmentation"] = torch.cat([truth, outputs["segmentation"]], dim=1)
+        return metrics, images

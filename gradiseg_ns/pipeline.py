@@ -1,0 +1,147 @@
+"""Dataset-level evaluation: what ns-eval reports.
+
+nerfstudio averages per-picture metrics, with keys taken from the first picture and NaN where one picture has no
+deviation. Mask quality is a matter of the whole set: an object's figures are averaged over its views first.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from gradiseg_ns.model import GradisegModel
+
+
+@dataclass
+class GradisegPipelineConfig(VanillaPipelineConfig):
+    """nerfstudio's pipeline with mask quality in its evaluation."""
+
+    _target: type = field(default_factory=lambda: GradisegPipeline)
+
+
+class GradisegPipeline(VanillaPipeline):
+    """Adds miou, mbiou, mbiou_fine, gaussian_count to the averages, and a table per object beside ns-eval's file."""
+
+    model: GradisegModel
+
+    def get_average_image_metrics(
+        self,
+        data_loader: Any,
+        image_prefix: str,
+        step: int | None = None,
+        output_path: Path | None = None,
+        get_std: bool = False,
+    ) -> dict[str, float | None]:
+        """Averages over a set of views.
+
+        Returns:
+            psnr, ssim, lpips (where its weights can be had), fps, num_rays_per_sec, gaussian_count; miou, mbiou
+            and mbiou_fine in percent, None if no view has a label. With ``get_std`` also ``*_std``, None for a
+            single view. Never NaN, which would not be JSON.
+        """
+        from gradiseg_ns.evaluation.metrics import MaskMetrics, print_table, write_table
+
+        del step
+        self.eval()
+        model = self.model
+        masks = MaskMetrics(
+            object_ids=model.objects.ids, ignore_ids=model.config.metrics_ignore_ids, names=model.objects.names
+        )
+        rows: list[dict[str, float]] = []
+        has_labels = False
+        if output_path is not None:
+            output_path.mkdir(parents=True, exist_ok=True)
+        with _progress() as progress:
+            task = progress.add_task("Evaluating views", total=len(data_loader))
+            for index, (camera, batch) in enumerate(data_loader):
+                start = perf_counter()
+                outputs = model.get_outputs_for_camera(camera=camera)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                seconds = perf_counter() - start
+                row, pictures = model.get_image_metrics_and_images(outputs, batch)
+                row["fps"] = 1.0 / max(seconds, 1e-9)
+                row["num_rays_per_sec"] = row["fps"] * float(camera.height * camera.width)
+                rows.append(row)
+                ids = getattr(outputs, "object_ids", None)
+                if model.config.identity and ids is not None and "id_map" in batch:
+                    masks.update(_view_name(batch, index), ids.cpu(), batch["id_map"][..., 0].cpu())
+                    has_labels = True
+                if output_path is not None:
+                    self._save_pictures(pictures, output_path, image_prefix, index)
+                progress.advance(task)
+        metrics = average(rows, get_std)
+        metrics["gaussian_count"] = float(model.num_points)
+        if has_labels:
+            scores = masks.result()
+            metrics.update(miou=scores.miou, mbiou=scores.mbiou, mbiou_fine=scores.mbiou_fine)
+            if get_std:
+                print_table(scores, CONSOLE)
+                table = _table_path()
+                if table is not None:
+                    write_table(table, scores)
+                    CONSOLE.print(f"Saved the table per object to: {table}")
+            else:  # tensorboard's writer takes numbers only
+                metrics = {key: value for key, value in metrics.items() if value is not None}
+        self.train()
+        return metrics
+
+    @staticmethod
+    def _save_pictures(pictures: dict[str, Tensor], folder: Path, prefix: str, index: int) -> None:
+        from torchvision.utils import save_image
+
+        for key, picture in pictures.items():
+            save_image(picture.permute(2, 0, 1).cpu(), folder / f"{prefix}_{key}_{index:04d}.png")
+
+
+def average(rows: list[dict[str, float]], get_std: bool = False) -> dict[str, float | None]:
+    """Means (and deviations) of per-view metrics over the views that have them; None where there is none."""
+    result: dict[str, float | None] = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = torch.tensor([float(row[key]) for row in rows if key in row], dtype=torch.float64)
+        values = values[values.isfinite()]
+        result[key] = float(values.mean()) if len(values) else None
+        if get_std:
+            result[f"{key}_std"] = float(values.std()) if len(values) > 1 else None
+    assert not any(isinstance(value, float) and math.isnan(value) for value in result.values())
+    return result
+
+
+def _view_name(batch: dict[str, Any], index: int) -> str:
+    return str(batch.get("image_name", f"view {batch.get('image_idx', index)}"))
+
+
+def _table_path() -> Path | None:
+    """Where the table goes: beside the JSON that ns-eval is about to write.
+
+    ns-eval does not hand its --output-path to the pipeline, so it is read from the caller.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if type(caller).__name__ == "ComputePSNR":
+            path = Path(caller.output_path)
+            return path.with_name(f"{path.stem}_objects.csv")
+        frame = frame.f_back
+    return None
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        MofNCompleteColumn(),
+        transient=True,
+        console=CONSOLE,
+    )

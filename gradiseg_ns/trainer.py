@@ -1,0 +1,165 @@
+"""The run around the model: its length, its schedulers, and checkpoints that survive a full disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from gradiseg_ns.model import GradisegModelConfig, apply_schedule
+
+STOCK_RUN_LENGTH = 30_000
+
+
+@dataclass
+class FusedAdamConfig(AdamOptimizerConfig):
+    """Adam in one pass over memory, on a CPU as on CUDA."""
+
+    fused: bool = True
+    """Use torch's fused implementation."""
+
+
+class FloatExponentialDecayScheduler(ExponentialDecayScheduler):
+    """nerfstudio's schedule in Python floats.
+
+    The original's numpy scalars end up in checkpoints, which a weights-only load then refuses.
+    """
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
+        original = super().get_scheduler(optimizer, lr_init)
+        assert isinstance(original, LambdaLR)
+        factor: Callable[[int], Any] = original.lr_lambdas[0]
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = float(lr_init)
+        return LambdaLR(optimizer, lr_lambda=lambda step: float(factor(step)))
+
+
+@dataclass
+class FloatExponentialDecayConfig(ExponentialDecaySchedulerConfig):
+    """Exponential decay over the whole run: ``max_steps`` follows --max-num-iterations unless set."""
+
+    _target: type = field(default_factory=lambda: FloatExponentialDecayScheduler)
+    max_steps: int = STOCK_RUN_LENGTH
+    """Steps over which the learning rate decays."""
+
+
+@dataclass
+class GradisegTrainerConfig(TrainerConfig):
+    """TrainerConfig that derives every step number from the length of the run before anything is saved."""
+
+    _target: type = field(default_factory=lambda: GradisegTrainer)
+
+    def resolve(self) -> None:
+        """Choose the device, and write the run's step numbers into the configuration. Idempotent."""
+        if self.machine.device_type == "cuda" and not torch.cuda.is_available():
+            CONSOLE.print("[yellow]No CUDA device found: training on the CPU (--machine.device-type cpu).")
+            self.machine.device_type = "cpu"
+        model = self.pipeline.model
+        if not isinstance(model, GradisegModelConfig):
+            return
+        length = self.max_num_iterations + self._steps_done()
+        model.run_length = length
+        apply_schedule(model)
+        for group in self.optimizers.values():
+            scheduler = group["scheduler"]
+            if isinstance(scheduler, FloatExponentialDecayConfig) and scheduler.max_steps == STOCK_RUN_LENGTH:
+                scheduler.max_steps = length
+
+    def _steps_done(self) -> int:
+        """Steps of the run that is resumed (--max-num-iterations counts on from there), else 0."""
+        name = self.load_checkpoint.name if self.load_checkpoint is not None else ""
+        if not name and self.load_dir is not None:
+            if self.load_step is not None:
+                return self.load_step + 1
+            names = sorted(path.name for path in Path(self.load_dir).glob("step-*.ckpt"))
+            if not names:
+                raise FileNotFoundError(
+                    f"--load-dir {self.load_dir} has no checkpoint: expected step-000000123.ckpt in it "
+                    "(the folder nerfstudio_models of a run)"
+                )
+            name = names[-1]
+        digits = "".join(c for c in name if c.isdigit())
+        return int(digits) + 1 if digits else 0
+
+    def print_to_terminal(self) -> None:
+        self.resolve()
+        super().print_to_terminal()
+
+    def save_config(self) -> None:
+        self.resolve()
+        super().save_config()
+
+    def setup(self, **kwargs: Any) -> Any:
+        self.resolve()
+        return super().setup(**kwargs)
+
+
+class GradisegTrainer(Trainer):
+    """nerfstudio's trainer, with checkpoints that are whole or not there."""
+
+    def setup(self, test_mode: str = "val") -> None:  # type: ignore[override]
+        super().setup(test_mode)  # type: ignore[arg-type]
+        model = self.pipeline.model
+        CONSOLE.print(f"[bold]Schedule[/bold] {model.schedule.describe()}")
+        if model.objects.ids:
+            CONSOLE.print(f"[bold]Objects[/bold] {len(model.objects.ids)} ids, {model.num_points} Gaussians")
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write beside, then rename: a full disk never costs the last good checkpoint.
+
+        nerfstudio finds checkpoints by name and takes the newest, so a half-written one would hide the good one.
+        """
+        final = self.checkpoint_dir
+        partial = final.parent / ".saving"
+        self.checkpoint_dir = partial
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            super().save_checkpoint(step)
+            written = partial / f"step-{step:09d}.ckpt"
+            if not written.exists():  # not the main process
+                return
+            final.mkdir(parents=True, exist_ok=True)
+            os.replace(written, final / written.name)
+        except (OSError, RuntimeError) as error:
+            left = sorted(path.name for path in final.glob("*.ckpt")) if final.exists() else []
+            CONSOLE.print(
+                f"[bold red]Could not save the checkpoint of step {step} to {final}: {error}\n"
+                + (f"The last good one is still there: {left[-1]}." if left else "There is none from before.")
+                + f" Free space there: {_free_space(final)}. Training goes on; the next save may succeed."
+            )
+            self.save_failed = True
+            return
+        finally:
+            self.checkpoint_dir = final
+            shutil.rmtree(partial, ignore_errors=True)
+        self.save_failed = False
+        if self.config.save_only_latest_checkpoint:
+            for other in final.glob("*.ckpt"):
+                if other.name != written.name:
+                    other.unlink()
+
+    save_failed: bool = False
+    """Whether the last checkpoint could not be written."""
+
+    def _after_train(self) -> None:
+        """As nerfstudio's; a run whose last checkpoint could not be written must not look finished."""
+        super()._after_train()
+        if self.save_failed:
+            raise SystemExit(f"the final checkpoint could not be written to {self.checkpoint_dir}")
+
+
+def _free_space(folder: Path) -> str:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB"
