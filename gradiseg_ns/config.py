@@ -17,8 +17,8 @@ from gradiseg_ns.pipeline import GradisegPipelineConfig
 from gradiseg_ns.trainer import FloatExponentialDecayConfig, FusedAdamConfig, GradisegTrainerConfig
 
 
-def _optimizers() -> dict[str, dict[str, object]]:
-    """splatfacto's learning rates, and Gaussian Grouping's for identity and classifier."""
+def _optimizers(identity: float = 0.0025, classifier: float = 5e-4) -> dict[str, dict[str, object]]:
+    """splatfacto's learning rates, and Gaussian Grouping's for identity and classifier unless given."""
 
     def adam(lr: float) -> FusedAdamConfig:
         return FusedAdamConfig(lr=lr, eps=1e-15)
@@ -30,8 +30,8 @@ def _optimizers() -> dict[str, dict[str, object]]:
         "opacities": {"optimizer": adam(0.05), "scheduler": None},
         "scales": {"optimizer": adam(0.005), "scheduler": None},
         "quats": {"optimizer": adam(0.001), "scheduler": None},
-        "identity": {"optimizer": adam(0.0025), "scheduler": None},
-        "classifier": {"optimizer": adam(5e-4), "scheduler": None},
+        "identity": {"optimizer": adam(identity), "scheduler": None},
+        "classifier": {"optimizer": adam(classifier), "scheduler": None},
         "camera_opt": {
             "optimizer": adam(1e-4),
             "scheduler": FloatExponentialDecayConfig(lr_final=5e-7, warmup_steps=1000, lr_pre_warmup=0),
@@ -43,7 +43,13 @@ def _optimizers() -> dict[str, dict[str, object]]:
     }
 
 
-def _trainer(method_name: str, steps: int, model: GradisegModelConfig, **kwargs: object) -> GradisegTrainerConfig:
+def _trainer(
+    method_name: str,
+    steps: int,
+    model: GradisegModelConfig,
+    optimizers: dict[str, dict[str, object]],
+    **kwargs: object,
+) -> GradisegTrainerConfig:
     return GradisegTrainerConfig(
         method_name=method_name,
         max_num_iterations=steps,
@@ -54,7 +60,7 @@ def _trainer(method_name: str, steps: int, model: GradisegModelConfig, **kwargs:
             ),
             model=model,
         ),
-        optimizers=_optimizers(),
+        optimizers=optimizers,
         # Anyone who reaches the viewer can drive it, so it listens to this machine only unless asked otherwise.
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host="127.0.0.1"),
         **kwargs,  # type: ignore[arg-type]
@@ -66,6 +72,7 @@ gradiseg = MethodSpecification(
         "gradiseg",
         30_000,
         GradisegModelConfig(),
+        _optimizers(),
         vis="viewer",
         steps_per_eval_image=500,
         steps_per_eval_batch=0,
@@ -80,6 +87,8 @@ gradiseg_lite = MethodSpecification(
         "gradiseg-lite",
         3_000,
         GradisegModelConfig(schedule=ScheduleConfig(refine_every=50)),
+        # A tenth of the steps: what has to travel as far must go faster.
+        _optimizers(identity=0.025, classifier=0.005),
         vis="viewer+tensorboard",
         steps_per_eval_image=500,
         steps_per_eval_batch=0,
