@@ -1,0 +1,137 @@
+"""nerfstudio's own commands on a CPU, offline, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .scenes import write_scene
+
+STEPS = 60
+ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200", "GOMP_SPINCOUNT": "0"}
+
+
+def run(*arguments: str | Path, ok: bool = True) -> str:
+    """Run a nerfstudio script of this environment; returns what it printed."""
+    script, *rest = map(str, arguments)
+    done = subprocess.run(
+        [sys.executable, "-m", f"nerfstudio.scripts.{script}", *rest],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False,
+    )  # fmt: skip
+    printed = done.stdout + done.stderr
+    assert (done.returncode == 0) is ok, printed[-4000:]
+    return printed
+
+
+def train(scene: Path, output: Path, *options: str, ok: bool = True) -> str:
+    return run(
+        "train", "gradiseg-lite", "--data", scene, "--output-dir", output, "--timestamp", "run",
+        "--max-num-iterations", str(STEPS), "--machine.device-type", "cpu", "--vis", "tensorboard", *options, ok=ok,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "balls", distortion=0.02)
+
+
+@pytest.fixture(scope="module")
+def config(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("out")
+    printed = train(scene, output)
+    assert "Schedule" in printed and f"{STEPS} steps" in printed
+    path = output / "balls" / "gradiseg-lite" / "run" / "config.yml"
+    assert path.exists()
+    assert list(path.parent.glob("events.out.tfevents*")), "tensorboard wrote nothing"
+    return path
+
+
+def test_eval_writes_valid_json_and_a_table(config: Path, tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    output = tmp_path / "metrics.json"
+    run("eval", "--load-config", config, "--output-path", output, "--render-output-path", tmp_path / "renders")
+    results = json.loads(output.read_text(), parse_constant=refuse)["results"]
+    assert {"psnr", "ssim", "fps", "gaussian_count", "miou", "mbiou", "mbiou_fine"} <= set(results)
+    assert results["psnr_std"] is None  # one held-out view has no deviation
+    assert 0 <= results["miou"] <= 100
+    table = (tmp_path / "metrics_objects.csv").read_text()
+    assert "blue ball" in table
+    assert list((tmp_path / "renders").glob("*segmentation*.png"))
+
+
+def test_render_dataset(config: Path, tmp_path: Path) -> None:
+    run(
+        "render", "dataset", "--load-config", config, "--output-path", tmp_path,
+        "--rendered-output-names", "rgb", "segmentation", "identity",
+    )  # fmt: skip
+    images = sorted(tmp_path.rglob("*.jpg")) + sorted(tmp_path.rglob("*.png"))
+    assert {path.parent.name for path in images} >= {"rgb", "segmentation", "identity"}
+    assert np.asarray(Image.open(images[0])).std() > 1
+
+
+def test_render_interpolate(config: Path, tmp_path: Path) -> None:
+    import shutil
+
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ns-render interpolate needs ffmpeg")
+    run(
+        "render", "interpolate", "--load-config", config, "--output-path", tmp_path / "frames",
+        "--rendered-output-names", "segmentation", "--output-format", "images", "--interpolation-steps", "2",
+    )  # fmt: skip
+    assert list((tmp_path / "frames").glob("*"))
+
+
+def test_export_gaussian_splat(config: Path, tmp_path: Path) -> None:
+    run("export", "gaussian-splat", "--load-config", config, "--output-dir", tmp_path)
+    header = (tmp_path / "splat.ply").read_bytes()[:3000].decode("latin1")
+    assert "element vertex" in header and "property float f_dc_0" in header
+
+
+def test_resume_from_the_command_line(config: Path, scene: Path, tmp_path: Path) -> None:
+    printed = train(scene, tmp_path, "--load-dir", str(config.parent / "nerfstudio_models"))
+    assert f"{2 * STEPS} steps" in printed
+    folder = tmp_path / "balls" / "gradiseg-lite" / "run" / "nerfstudio_models"
+    assert [path.name for path in folder.iterdir()] == [f"step-{2 * STEPS - 1:09d}.ckpt"]
+
+
+def test_the_viewer_serves_its_page_on_this_machine_only(config: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nerfstudio.scripts.viewer.run_viewer", "--load-config", str(config),
+         "--viewer.websocket-port", str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT, text=True,
+    )  # fmt: skip
+    try:
+        for _ in range(240):
+            time.sleep(0.5)
+            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as page:
+                    assert b"<html" in page.read().lower()
+                    break
+            except OSError:
+                continue
+        else:
+            pytest.fail("the viewer did not answer within two minutes")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_missing_masks_stop_a_training_with_one_clear_line(scene: Path, tmp_path: Path) -> None:
+    printed = train(scene, tmp_path, "--pipeline.datamanager.masks-dir", "nowhere", ok=False)
+    assert "nowhere" in printed and "masks-dir" in printed

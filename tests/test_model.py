@@ -1,0 +1,230 @@
+"""The model in nerfstudio's hands: training, outputs, checkpoints, resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from gradiseg_ns import runs
+from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.model import CheckpointError, GradisegModel, GradisegModelConfig, apply_schedule
+from gradiseg_ns.trainer import GradisegTrainer
+
+from .scenes import write_scene
+
+STEPS = 150
+OUTPUT_KEYS = {"rgb", "depth", "accumulation", "background", "segmentation", "identity"}
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "balls")
+
+
+@pytest.fixture(scope="module")
+def trainer(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> GradisegTrainer:
+    config = runs.make_config("gradiseg-lite", scene, tmp_path_factory.mktemp("out"), steps=STEPS, device="cpu")
+    return runs.train(config)[0]
+
+
+def model_of(trainer: GradisegTrainer) -> GradisegModel:
+    return trainer.pipeline.model
+
+
+def checkpoint(trainer: GradisegTrainer) -> Path:
+    return trainer.checkpoint_dir / f"step-{STEPS - 1:09d}.ckpt"
+
+
+def test_training_learns_picture_and_objects(trainer: GradisegTrainer) -> None:
+    metrics = runs.evaluate(trainer)
+    assert metrics["psnr"] is not None and metrics["psnr"] > 22
+    assert metrics["miou"] is not None and metrics["miou"] > 80
+    assert metrics["mbiou"] is not None and metrics["mbiou_fine"] is not None
+    assert metrics["gaussian_count"] == model_of(trainer).num_points
+    assert model_of(trainer).objects.names == ("floor", "red ball", "blue ball")
+
+
+def test_outputs_are_float_maps_with_a_constant_set_of_keys(trainer: GradisegTrainer) -> None:
+    model = model_of(trainer)
+    camera, _ = trainer.pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    model.eval()
+    outputs = model.get_outputs_for_camera(camera)
+    empty = model.get_empty_outputs(64, 48, torch.zeros(3))
+    assert set(outputs) == set(empty) == OUTPUT_KEYS
+    for key in OUTPUT_KEYS:
+        assert outputs[key].dtype == torch.float32 and outputs[key].shape[:2] == (48, 64), key
+        assert empty[key].shape == outputs[key].shape, key
+        assert bool(outputs[key].isfinite().all()), key
+    shown = {tuple(c) for c in outputs["segmentation"].reshape(-1, 3).tolist()}
+    assert shown <= {tuple(c) for c in model.objects.colors.tolist()} | {tuple(model.background_color.tolist())}
+    assert set(outputs.object_ids.unique().tolist()) <= {IGNORE, 0, 1, 7}
+    model.train()
+
+
+def test_a_crop_renders_what_is_inside_and_changes_nothing(trainer: GradisegTrainer) -> None:
+    from nerfstudio.data.scene_box import OrientedBox
+
+    model = model_of(trainer)
+    camera, _ = trainer.pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    model.eval()
+    before = {k: v.detach().clone() for k, v in model.gauss_params.items()}
+    whole = model.get_outputs_for_camera(camera)["accumulation"].mean()
+    box = OrientedBox(R=torch.eye(3), T=torch.zeros(3), S=torch.full((3,), 0.3))
+    part = model.get_outputs_for_camera(camera, obb_box=box)["accumulation"].mean()
+    nothing = model.get_outputs_for_camera(
+        camera, obb_box=OrientedBox(R=torch.eye(3), T=torch.full((3,), 99.0), S=torch.ones(3))
+    )
+    assert 0 < part < whole
+    assert set(nothing) == OUTPUT_KEYS and bool((nothing.object_ids == IGNORE).all())
+    model.set_crop(None)
+    assert all(torch.equal(before[k], v) for k, v in model.gauss_params.items())
+    model.train()
+
+
+def test_the_run_is_written_down(trainer: GradisegTrainer) -> None:
+    config = yaml.load((trainer.base_dir / "config.yml").read_text(), Loader=yaml.Loader)
+    model = config.pipeline.model
+    assert model.run_length == STEPS
+    assert model.stop_split_at == round(0.4 * STEPS)
+    assert config.optimizers["means"]["scheduler"].max_steps == STEPS
+
+
+def test_step_numbers_that_the_user_sets_are_kept() -> None:
+    config = GradisegModelConfig(run_length=300, stop_split_at=77)
+    apply_schedule(config)
+    apply_schedule(config)
+    assert config.stop_split_at == 77
+    assert config.resolution_schedule == 30
+
+
+def test_a_checkpoint_loads_without_executing_anything(trainer: GradisegTrainer) -> None:
+    state = torch.load(checkpoint(trainer), weights_only=True)
+    assert state["pipeline"]["_model._extra_state"]["objects"]["ids"] == [0, 1, 7]
+    assert state["pipeline"]["_model.gauss_params.identity"].shape[1] == 16
+
+
+def resumed(trainer: GradisegTrainer, scene: Path, tmp_path: Path, steps: int, **options: Any) -> GradisegTrainer:
+    config = runs.make_config(
+        "gradiseg-lite", scene, tmp_path, steps=steps, device="cpu", options={"load_dir": trainer.checkpoint_dir}
+    )
+    for key, value in options.items():
+        setattr(config.pipeline.datamanager, key, value)
+    return runs.train(config)[0]
+
+
+def test_resuming_moves_the_parameters_and_keeps_the_schedule(
+    trainer: GradisegTrainer, scene: Path, tmp_path: Path
+) -> None:
+    before = torch.load(checkpoint(trainer), weights_only=True)["pipeline"]
+    again = resumed(trainer, scene, tmp_path, 5)
+    after = again.pipeline.state_dict()
+    assert again.config.pipeline.model.run_length == STEPS + 5
+    assert again.step == STEPS + 4
+    for name in ("means", "identity", "features_dc"):
+        key = f"_model.gauss_params.{name}"
+        assert before[key].shape == after[key].shape
+        assert not torch.equal(before[key], after[key].cpu()), f"{name} stood still after resuming"
+    assert not torch.equal(before["_model.classifier.weight"], after["_model.classifier.weight"])
+
+
+def test_ids_unknown_to_the_checkpoint_are_refused(trainer: GradisegTrainer, scene: Path, tmp_path: Path) -> None:
+    other = write_scene(tmp_path / "more")
+    from PIL import Image
+
+    path = other / "object_mask" / "view_03.png"
+    image = Image.open(path)
+    image.putpixel((0, 0), 42)
+    image.save(path)
+    with pytest.raises(CheckpointError, match="42"):
+        resumed(trainer, other, tmp_path, 2)
+
+
+def test_a_checkpoint_with_a_missing_key_is_refused_by_name(trainer: GradisegTrainer) -> None:
+    state = dict(trainer.pipeline.state_dict())
+    del state["_model.gauss_params.identity"]
+    with pytest.raises(CheckpointError, match=r"missing \['gauss_params.identity'\]"):
+        trainer.pipeline.load_pipeline(state, STEPS - 1)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    trainer: GradisegTrainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = checkpoint(trainer)
+    content = good.read_bytes()
+
+    def half_written(state: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half_written)
+    trainer.save_checkpoint(STEPS + 10)
+    assert trainer.save_failed
+    assert [path.name for path in trainer.checkpoint_dir.iterdir()] == [good.name]
+    assert good.read_bytes() == content
+    assert not (trainer.base_dir / ".saving").exists()
+    printed = capsys.readouterr().out
+    assert "No space left" in printed and good.name in printed
+    monkeypatch.undo()
+    trainer.save_checkpoint(STEPS - 1)
+    assert not trainer.save_failed
+
+
+def test_a_folder_that_cannot_be_written_is_reported(
+    trainer: GradisegTrainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(self: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    trainer.save_checkpoint(STEPS + 20)
+    assert trainer.save_failed
+    assert "Permission denied" in capsys.readouterr().out
+    assert checkpoint(trainer).exists()
+    trainer.save_failed = False
+
+
+def test_without_identities_it_is_splatfacto(scene: Path, tmp_path: Path) -> None:
+    config = runs.make_config(
+        "gradiseg-lite", scene, tmp_path, steps=5, device="cpu", options={"pipeline.model.identity": False}
+    )
+    plain = runs.train(config)[0]
+    assert "identity" not in model_of(plain).gauss_params
+    metrics = runs.evaluate(plain)
+    assert metrics.get("miou") is None and metrics["psnr"] is not None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pipeline.model.identity_moves_geometry": True},
+        {"pipeline.model.la_knn": "literal", "pipeline.model.igd_split": "sample"},
+        {"pipeline.model.igd_signal": "absolute", "pipeline.model.igd_split": "major_axis"},
+        {"pipeline.model.rasterize_mode": "antialiased", "pipeline.model.sh_degree": 0},
+        {"pipeline.model.background_color": "black", "pipeline.model.output_depth_during_training": True},
+    ],
+    ids=["geometry", "literal", "absolute", "antialiased", "black"],
+)
+def test_every_option_trains_through_all_phases(scene: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=40, device="cpu", options=options)
+    config.pipeline.model.schedule.refine_every = 4
+    trainer = runs.train(config)[0]
+    assert all(bool(p.isfinite().all()) for p in trainer.pipeline.model.parameters())
+
+
+def test_identity_loss_moves_geometry_only_when_asked(trainer: GradisegTrainer) -> None:
+    model = model_of(trainer)
+    camera, batch = trainer.pipeline.datamanager.next_train(STEPS)
+    for moves in (False, True):
+        model.config.identity_moves_geometry = moves
+        model.zero_grad(set_to_none=True)
+        model.train()
+        outputs = model.get_outputs(camera)
+        model.get_loss_dict(outputs, batch)["identity_loss"].backward()
+        gradient = model.means.grad
+        assert (gradient is not None and float(gradient.abs().max()) > 0) is moves
+        assert float(model.gauss_params["identity"].grad.abs().max()) > 0
+    model.config.identity_moves_geometry = False
