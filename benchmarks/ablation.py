@@ -26,9 +26,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "neither-geometry": {
         "pipeline.model.igd": False,
         "pipeline.model.la_knn": "off",
-        "pipeline.model.identity_moves_geometry": True,
+        "pipeline.model.identity_geometry": 1.0,
     },
-    "both-geometry": {"pipeline.model.identity_moves_geometry": True},
+    "both-geometry": {"pipeline.model.identity_geometry": 1.0},
     "both-literal": {"pipeline.model.la_knn": "literal"},
     "both-split-sample": {"pipeline.model.igd_split": "sample"},
     "both-split-major": {"pipeline.model.igd_split": "major_axis"},

@@ -35,6 +35,7 @@ from gradiseg_ns.grouping.neighbors import (
     neighbor_loss,
 )
 from gradiseg_ns.grouping.schedule import Schedule, ScheduleConfig, resolve_schedule
+from gradiseg_ns.losses.ssim import FastSSIM
 from gradiseg_ns.lpips import LazyLpips, without_lpips_download
 from gradiseg_ns.scene.objects import ObjectTable
 
@@ -63,9 +64,9 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """alpha of the paper: weight of L_2d, the cross-entropy against the id maps (divided by log(classes))."""
     identity_pixels: int = 0
     """L_2d is taken over that many random pixels a step; 0 takes all."""
-    identity_moves_geometry: bool = False
-    """Whether L_2d may move means, scales, rotations and opacities, as it does in Gaussian Grouping. Wrong ids
-    then bend the scene (docs/gradiseg.md has both)."""
+    identity_geometry: float = 0.1
+    """How much of L_2d's gradient may move means, scales, rotations and opacities: 1 is all, as in Gaussian
+    Grouping, 0 nothing. It sharpens boundaries, and wrong ids bend the scene (docs/gradiseg.md)."""
     neighbor_loss_weight: float = 2.0
     """beta of the paper: weight of L_3d; 0 switches it off."""
     neighbor_samples: int = 1000
@@ -143,6 +144,7 @@ class GradisegModel(SplatfactoModel):
             super().populate_modules()
         self.seed_points = seed_points
         self.lpips = LazyLpips()
+        self.ssim = FastSSIM()
         if seed_points is not None and not config.random_init and len(seed_points[1]) > 0:
             color = seed_points[1].float() / 255
             dc = RGB2SH(color) if config.sh_degree > 0 else torch.logit(color, eps=1e-10)
@@ -300,11 +302,11 @@ class GradisegModel(SplatfactoModel):
         if with_depth:
             color_groups.append(projection.depths[0][:, None])
         identity_on = self._identity_on and not (self.training and self.step < self.schedule.identity_from)
-        groups, moves = [torch.cat(color_groups, dim=-1)], [True]
+        groups, moves = [torch.cat(color_groups, dim=-1)], [1.0]
         probe = self.training and identity_on and self.strategy.in_igd(self.step)
         if identity_on and not probe:
             groups.append(params["identity"])
-            moves.append(self.config.identity_moves_geometry)
+            moves.append(self.config.identity_geometry)
         maps, alpha = rendering.rasterize(
             projection, groups, geometry_grad=moves, absgrad=self.training and self.strategy.absgrad
         )
@@ -335,10 +337,11 @@ class GradisegModel(SplatfactoModel):
     def _render_identity_probe(self, projection: rendering.Projection, identity: Tensor) -> Tensor:
         """Identities in a blend of their own, from which IGD learns where the segmentation loss pushes.
 
-        The means of this blend are a leaf of their own unless identities may move the geometry, so that the
-        gradient that reaches them is L_2d's alone either way.
+        Its screen positions are a tensor of their own, so that the gradient they get is L_2d's alone; a leaf,
+        cut off from the scene, if identities may not move the geometry.
         """
-        if self.config.identity_moves_geometry:
+        share = self.config.identity_geometry
+        if share > 0:
             means2d = projection.means2d.clone()
             means2d.retain_grad()
             separate = dataclasses.replace(projection, means2d=means2d)
@@ -351,7 +354,7 @@ class GradisegModel(SplatfactoModel):
                 opacities=projection.opacities.detach(),
                 depths=projection.depths.detach(),
             )
-        maps, _ = rendering.rasterize(separate, [identity], geometry_grad=[True])
+        maps, _ = rendering.rasterize(separate, [identity], geometry_grad=[share or 1.0])
         maps[0].retain_grad()
         self._probe = (separate, maps[0])
         return maps[0]

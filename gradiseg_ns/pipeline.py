@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -20,6 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from gradiseg_ns.model import GradisegModel
+
+if TYPE_CHECKING:
+    from gradiseg_ns.evaluation.metrics import MaskScores
 
 
 @dataclass
@@ -32,7 +35,9 @@ class GradisegPipelineConfig(VanillaPipelineConfig):
 class GradisegPipeline(VanillaPipeline):
     """Adds miou, mbiou, mbiou_fine, gaussian_count to the averages, and a table per object beside ns-eval's file."""
 
-    model: GradisegModel
+    model: GradisegModel  # type: ignore[assignment]
+    mask_scores: MaskScores | None = None
+    """What the last evaluation found per object."""
 
     def get_average_image_metrics(
         self,
@@ -83,7 +88,7 @@ class GradisegPipeline(VanillaPipeline):
         metrics = average(rows, get_std)
         metrics["gaussian_count"] = float(model.num_points)
         if has_labels:
-            scores = masks.result()
+            scores = self.mask_scores = masks.result()
             metrics.update(miou=scores.miou, mbiou=scores.mbiou, mbiou_fine=scores.mbiou_fine)
             if get_std:
                 print_table(scores, CONSOLE)

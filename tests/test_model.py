@@ -200,7 +200,7 @@ def test_without_identities_it_is_splatfacto(scene: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "options",
     [
-        {"pipeline.model.identity_moves_geometry": True},
+        {"pipeline.model.identity_geometry": 1.0},
         {"pipeline.model.la_knn": "literal", "pipeline.model.igd_split": "sample"},
         {"pipeline.model.igd_signal": "absolute", "pipeline.model.igd_split": "major_axis"},
         {"pipeline.model.rasterize_mode": "antialiased", "pipeline.model.sh_degree": 0},
@@ -218,13 +218,14 @@ def test_every_option_trains_through_all_phases(scene: Path, tmp_path: Path, opt
 def test_identity_loss_moves_geometry_only_when_asked(trainer: GradisegTrainer) -> None:
     model = model_of(trainer)
     camera, batch = trainer.pipeline.datamanager.next_train(STEPS)
-    for moves in (False, True):
-        model.config.identity_moves_geometry = moves
+    configured = model.config.identity_geometry
+    for moves in (0.0, 1.0):
+        model.config.identity_geometry = moves
         model.zero_grad(set_to_none=True)
         model.train()
         outputs = model.get_outputs(camera)
         model.get_loss_dict(outputs, batch)["identity_loss"].backward()
         gradient = model.means.grad
-        assert (gradient is not None and float(gradient.abs().max()) > 0) is moves
+        assert (gradient is not None and float(gradient.abs().max()) > 0) is bool(moves)
         assert float(model.gauss_params["identity"].grad.abs().max()) > 0
-    model.config.identity_moves_geometry = False
+    model.config.identity_geometry = configured

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gradiseg_ns.losses.cross_entropy import identity_cross_entropy
+
 IDENTITY_DIM = 16
 """Channels of an identity encoding, the paper's 16."""
 
@@ -59,7 +61,7 @@ def identity_loss(
         classes: [H, W] class indices, -1 where the view has no label.
         classifier: maps D channels to K logits.
         max_pixels: if positive, a uniform random sample of that many labelled pixels estimates the mean.
-        generator: random numbers of the sample.
+        generator: random numbers of the sample, on the device of the labels.
 
     Returns:
         a scalar; zero (with a graph) if no pixel has a label.
@@ -67,14 +69,10 @@ def identity_loss(
     labels = classes.reshape(-1)
     pixels = identity.reshape(-1, identity.shape[-1])
     if max_pixels and max_pixels < labels.numel():
-        chosen = torch.randint(
-            labels.numel(), (max_pixels,), generator=generator, device=labels.device if generator is None else None
-        ).to(labels.device)
+        chosen = torch.randint(labels.numel(), (max_pixels,), generator=generator, device=labels.device)
         labels = labels.index_select(0, chosen)
         pixels = pixels.index_select(0, chosen)
-    if not bool((labels >= 0).any()):
-        return pixels.sum() * 0.0
-    loss = F.cross_entropy(classifier(pixels), labels, ignore_index=-1)
+    loss = identity_cross_entropy(pixels, classifier.weight, classifier.bias, labels)
     return loss / math.log(max(classifier.out_features, 2))
 
 
