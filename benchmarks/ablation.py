@@ -29,6 +29,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "pipeline.model.identity_geometry": 1.0,
     },
     "both-geometry": {"pipeline.model.identity_geometry": 1.0},
+    "both-total-direction": {"pipeline.model.la_knn_direction": "total"},
     "both-literal": {"pipeline.model.la_knn": "literal"},
     "both-split-sample": {"pipeline.model.igd_split": "sample"},
     "both-split-major": {"pipeline.model.igd_split": "major_axis"},
@@ -71,7 +72,7 @@ class Ablation:
         runs = [(row, seed) for seed in self.seeds for row in self.rows]
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         with ThreadPoolExecutor(self.jobs) as pool:
-            results = list(pool.map(lambda run: self._spawn(*run, threads), runs))
+            results = list(pool.map(lambda run: self._spawn(run[0], run[1], threads), runs))
         print_table(self, [result for result in results if result is not None])
 
     def _spawn(self, row: str, seed: int, threads: int) -> dict[str, Any] | None:
@@ -135,7 +136,9 @@ def print_table(ablation: Ablation, results: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{ablation.data.name}, trained on {ablation.masks_dir}, seeds {list(ablation.seeds)}")
+    table = Table(
+        title=f"{ablation.data.name}, trained on {ablation.masks_dir}, seeds {list(ablation.seeds)}"
+    )
     for column in ("row", *FIGURES, "mbiou of each seed"):
         table.add_column(column, justify="left" if column == "row" else "right")
     for row in ablation.rows:

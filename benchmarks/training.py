@@ -97,7 +97,7 @@ class Training:
     def _splatfacto(self) -> Any:
         from nerfstudio.configs.method_configs import method_configs
 
-        config = copy.deepcopy(method_configs["splatfacto"])
+        config: Any = copy.deepcopy(method_configs["splatfacto"])
         config.pipeline.datamanager.data = self.data
         config.output_dir = Path(tempfile.mkdtemp())
         config.machine.device_type = "cuda"
@@ -169,7 +169,11 @@ class Training:
     ) -> None:
         median = {name: statistics.median(values) * 1e3 for name, values in times.items()}
         fps = {name: statistics.median(values) for name, values in frames.items()}
-        device = torch.cuda.get_device_name() if self.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        device = (
+            torch.cuda.get_device_name()
+            if self.device == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads"
+        )
         table = Table(title=f"{self.data.name}, {count} Gaussians, {device}, torch {torch.__version__}")
         for column in ("method", "ms per iteration", "peak memory, MiB", "frames per second"):
             table.add_column(column)
@@ -190,11 +194,15 @@ class Training:
         )  # fmt: skip
         console = Console()
         console.print(table)
-        console.print(f"The 3-D loss takes {neighbor * 1e3:.2f} ms, {ratio['neighbor_loss_share']:.1%} of an iteration.")
+        console.print(
+            f"The 3-D loss takes {neighbor * 1e3:.2f} ms, {ratio['neighbor_loss_share']:.1%} of an iteration."
+        )
         if self.output is not None:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             report = {"device": device, "machine": platform.platform(), "gaussians": count, "ratio": ratio}
-            self.output.write_text(json.dumps({**report, "ms": median, "fps": fps, "memory": memory}, indent=2))
+            self.output.write_text(
+                json.dumps({**report, "ms": median, "fps": fps, "memory": memory}, indent=2)
+            )
 
 
 if __name__ == "__main__":

@@ -86,7 +86,12 @@ gradiseg_lite = MethodSpecification(
     config=_trainer(
         "gradiseg-lite",
         3_000,
-        GradisegModelConfig(schedule=ScheduleConfig(refine_every=50)),
+        # A short run has no time to recover from an opacity reset, and densifies more readily instead.
+        GradisegModelConfig(
+            schedule=ScheduleConfig(refine_every=50, opacity_reset_interval=0.0),
+            densify_grad_thresh=0.0004,
+            cull_alpha_thresh=0.02,
+        ),
         # A tenth of the steps: what has to travel as far must go faster.
         _optimizers(identity=0.025, classifier=0.005),
         vis="viewer+tensorboard",

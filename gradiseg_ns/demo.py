@@ -1,6 +1,6 @@
 """``make demo``: train on the scene that comes with the project, evaluate, and leave a picture to look at.
 
-    python -m gradiseg_ns.demo [--steps 2000] [--scene FOLDER]
+python -m gradiseg_ns.demo [--steps 2000] [--scene FOLDER]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import tyro
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
+    from gradiseg_ns.model import Outputs
     from gradiseg_ns.pipeline import GradisegPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -41,7 +42,9 @@ class Demo:
 
     def main(self) -> None:
         if not (self.scene / "transforms.json").exists():
-            raise SystemExit(f"--scene {self.scene}: found no transforms.json in it, expected a nerfstudio scene")
+            raise SystemExit(
+                f"--scene {self.scene}: found no transforms.json in it, expected a nerfstudio scene"
+            )
         from nerfstudio.utils.rich_utils import CONSOLE
 
         from gradiseg_ns import runs
@@ -76,8 +79,9 @@ class Demo:
         model, rows = pipeline.model, []
         model.eval()
         for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader[: self.views]:
-            outputs = model.get_outputs_for_camera(camera)
+            outputs = cast("Outputs", model.get_outputs_for_camera(camera))
             shown = (model.get_gt_img(batch["image"]), outputs["rgb"], outputs["segmentation"])
+            assert outputs.object_ids is not None
             ids, truth = outputs.object_ids, batch["id_map"][..., 0]
             rows.append(panels(*(t.cpu().numpy() for t in (*shown, ids, truth))))
         return rows

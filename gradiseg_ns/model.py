@@ -78,6 +78,8 @@ class GradisegModelConfig(SplatfactoModelConfig):
     la_knn: Literal["local", "literal", "off"] = "local"
     """LA-KNN's rule: `local` looks among near Gaussians, `literal` is equation 4 over all of them (slow),
     `off` keeps the global KNN to the end."""
+    la_knn_direction: Literal["identity", "total"] = "identity"
+    """Whose position gradient LA-KNN looks against: that of L_2d alone, or that of the whole loss (paper)."""
     igd: bool = True
     """Identity-gradient-guided densification."""
     igd_budget: float = 0.12
@@ -130,6 +132,10 @@ class GradisegModel(SplatfactoModel):
 
     config: GradisegModelConfig
     strategy: GradisegStrategy
+    schedule: Schedule
+    objects: ObjectTable
+    classifier: IdentityClassifier
+    _identity_basis: Tensor
 
     # ------------------------------------------------------------------ set-up
 
@@ -151,14 +157,20 @@ class GradisegModel(SplatfactoModel):
             self.gauss_params["features_dc"] = Parameter(dc)
 
         metadata = self.kwargs.get("metadata") or {}
-        self.objects = ObjectTable.create(metadata.get("object_ids") or [], metadata.get("object_names") or {})
+        self.objects = ObjectTable.create(
+            metadata.get("object_ids") or [], metadata.get("object_names") or {}
+        )
         self.classifier = IdentityClassifier(len(self.objects.ids), config.identity_dim)
         if config.identity:
             self.gauss_params["identity"] = Parameter(initial_identity(self.num_points, config.identity_dim))
         self.neighbors = NeighborSampler(
-            config.neighbor_samples, max(config.neighbor_candidates, config.neighbor_count), config.refine_every
+            config.neighbor_samples,
+            max(config.neighbor_candidates, config.neighbor_count),
+            config.refine_every,
         )
-        basis = torch.linalg.qr(torch.randn(config.identity_dim, 3, generator=torch.Generator().manual_seed(3)))[0]
+        basis = torch.linalg.qr(
+            torch.randn(config.identity_dim, 3, generator=torch.Generator().manual_seed(3))
+        )[0]
         self.register_buffer("_identity_basis", basis, persistent=False)
         inherited = {f.name: getattr(self.strategy, f.name) for f in dataclasses.fields(type(self.strategy))}
         inherited.update(verbose=False)
@@ -170,6 +182,11 @@ class GradisegModel(SplatfactoModel):
             igd_budget=config.igd_budget,
             igd_outlier=config.igd_outlier,
             igd_split=config.igd_split,
+            direction_start_iter=(
+                self.schedule.la_knn_from
+                if config.la_knn != "off" and config.la_knn_direction == "identity"
+                else 1 << 40
+            ),
         )
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
@@ -258,7 +275,10 @@ class GradisegModel(SplatfactoModel):
         """The Gaussians to draw, and all their parameters; copies where ``chosen`` [N] leaves some out."""
         params = {name: p if chosen is None else p[chosen] for name, p in self.gauss_params.items()}
         gaussians = rendering.Gaussians(
-            params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid().squeeze(-1)
+            params["means"],
+            params["quats"],
+            params["scales"].exp(),
+            params["opacities"].sigmoid().squeeze(-1),
         )
         return gaussians, params
 
@@ -303,7 +323,7 @@ class GradisegModel(SplatfactoModel):
             color_groups.append(projection.depths[0][:, None])
         identity_on = self._identity_on and not (self.training and self.step < self.schedule.identity_from)
         groups, moves = [torch.cat(color_groups, dim=-1)], [1.0]
-        probe = self.training and identity_on and self.strategy.in_igd(self.step)
+        probe = self.training and identity_on and self._probe_needed()
         if identity_on and not probe:
             groups.append(params["identity"])
             moves.append(self.config.identity_geometry)
@@ -334,6 +354,10 @@ class GradisegModel(SplatfactoModel):
             self._add_segmentation(outputs, identity_map, alpha, background)
         return outputs
 
+    def _probe_needed(self) -> bool:
+        """Whether this step needs L_2d's gradients apart from the others': for IGD, or for LA-KNN's direction."""
+        return self.strategy.in_igd(self.step) or self.step >= self.strategy.direction_start_iter
+
     def _render_identity_probe(self, projection: rendering.Projection, identity: Tensor) -> Tensor:
         """Identities in a blend of their own, from which IGD learns where the segmentation loss pushes.
 
@@ -354,9 +378,12 @@ class GradisegModel(SplatfactoModel):
                 opacities=projection.opacities.detach(),
                 depths=projection.depths.detach(),
             )
-        maps, _ = rendering.rasterize(separate, [identity], geometry_grad=[share or 1.0])
+        # A tensor between parameter and blend collects L_2d's gradient without L_3d's.
+        encoding = identity.view_as(identity)
+        encoding.retain_grad()
+        maps, _ = rendering.rasterize(separate, [encoding], geometry_grad=[share or 1.0])
         maps[0].retain_grad()
-        self._probe = (separate, maps[0])
+        self._probe = (separate, encoding, maps[0])
         return maps[0]
 
     def _add_segmentation(
@@ -442,23 +469,27 @@ class GradisegModel(SplatfactoModel):
         return neighbor_loss(target_logits, neighbor_logits.reshape(*neighbors.shape, -1), valid)
 
     def _position_gradient(self) -> Tensor | None:
-        """The gradient of every Gaussian's position, averaged over the last views by Adam's first moment.
+        """The gradient of every Gaussian's position [N, 3], averaged over the last views; None if unknown yet.
 
-        A single view's gradient is zero for what that view does not see; the moment is there anyway and is
-        carried along when Gaussians are split and pruned.
+        A single view's gradient is zero for what that view does not see. The whole loss's average is Adam's
+        first moment, which is there anyway; L_2d's is kept by the strategy.
         """
+        if self.config.la_knn_direction == "identity":
+            return self.strategy_state.get("identity_direction")
         optimizer = getattr(self, "optimizers", {}).get("means")
         moment = optimizer.state[self.means].get("exp_avg") if optimizer is not None else None
         return moment if moment is not None and len(moment) == self.num_points else None
 
     def step_post_backward(self, step: int) -> None:
         probe = self.__dict__.pop("_probe", None)
-        if probe is not None and probe[1].grad is not None:
+        if probe is not None and probe[2].grad is not None:
             self._hand_over_identity_gradients(*probe)
         super().step_post_backward(step)
 
     @torch.no_grad()
-    def _hand_over_identity_gradients(self, projection: rendering.Projection, identity_map: Tensor) -> None:
+    def _hand_over_identity_gradients(
+        self, projection: rendering.Projection, encoding: Tensor, identity_map: Tensor
+    ) -> None:
         """Give the strategy what the probe's backward pass left behind."""
         gradient = projection.means2d.grad
         if gradient is not None:
@@ -467,6 +498,8 @@ class GradisegModel(SplatfactoModel):
             right = (gradient[0, :, 0] * camera.K[0, 0] / depth)[:, None] * camera.viewmat[0, :3]
             down = (gradient[0, :, 1] * camera.K[1, 1] / depth)[:, None] * camera.viewmat[1, :3]
             self.info["identity_position_gradient"] = right + down
+        if encoding.grad is not None:
+            self.info["identity_gradient"] = encoding.grad.norm(dim=-1)
         if self.config.igd_signal == "absolute" and identity_map.grad is not None:
             norms = identity_map.grad.norm(dim=-1, keepdim=True)
             gaussians, _ = self._gaussians(None)

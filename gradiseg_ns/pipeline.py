@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -19,6 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from gradiseg_ns.data.datamanager import GradisegDataManager
 from gradiseg_ns.model import GradisegModel
 
 if TYPE_CHECKING:
@@ -35,9 +36,14 @@ class GradisegPipelineConfig(VanillaPipelineConfig):
 class GradisegPipeline(VanillaPipeline):
     """Adds miou, mbiou, mbiou_fine, gaussian_count to the averages, and a table per object beside ns-eval's file."""
 
-    model: GradisegModel  # type: ignore[assignment]
+    datamanager: GradisegDataManager  # type: ignore[assignment]
     mask_scores: MaskScores | None = None
     """What the last evaluation found per object."""
+
+    @property
+    def model(self) -> GradisegModel:
+        """The model, unwrapped."""
+        return cast("GradisegModel", super().model)
 
     def get_average_image_metrics(
         self,
@@ -60,7 +66,9 @@ class GradisegPipeline(VanillaPipeline):
         self.eval()
         model = self.model
         masks = MaskMetrics(
-            object_ids=model.objects.ids, ignore_ids=model.config.metrics_ignore_ids, names=model.objects.names
+            object_ids=model.objects.ids,
+            ignore_ids=model.config.metrics_ignore_ids,
+            names=model.objects.names,
         )
         rows: list[dict[str, float]] = []
         has_labels = False
@@ -96,9 +104,9 @@ class GradisegPipeline(VanillaPipeline):
                 if table is not None:
                     write_table(table, scores)
                     CONSOLE.print(f"Saved the table per object to: {table}")
-            else:  # tensorboard's writer takes numbers only
-                metrics = {key: value for key, value in metrics.items() if value is not None}
         self.train()
+        if not get_std:  # tensorboard's writer takes numbers only
+            return {key: value for key, value in metrics.items() if value is not None}
         return metrics
 
     @staticmethod
@@ -134,7 +142,7 @@ def _table_path() -> Path | None:
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
-        if type(caller).__name__ == "ComputePSNR":
+        if caller is not None and type(caller).__name__ == "ComputePSNR":
             path = Path(caller.output_path)
             return path.with_name(f"{path.stem}_objects.csv")
         frame = frame.f_back

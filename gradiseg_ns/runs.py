@@ -16,7 +16,14 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig
 
@@ -73,7 +80,9 @@ def make_config(
         for parent in parents:
             target = target[parent] if isinstance(target, dict) else getattr(target, parent)
         if not hasattr(target, name):
-            raise AttributeError(f"there is no option {path!r}: {type(target).__name__} has no field {name!r}")
+            raise AttributeError(
+                f"there is no option {path!r}: {type(target).__name__} has no field {name!r}"
+            )
         setattr(target, name, value)
     config.set_timestamp()
     return config
@@ -104,9 +113,7 @@ def train(config: GradisegTrainerConfig, *, description: str = "Training") -> tu
                 note = f"{trainer.pipeline.model.num_points} Gaussians"
                 progress.update(task, completed=step + 1 - trainer._start_step, note=note)
 
-        trainer.callbacks.append(
-            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], advance)
-        )
+        trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], advance))
         start = perf_counter()
         trainer.train()
         seconds = perf_counter() - start

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from gradiseg_ns.model import GradisegModelConfig, apply_schedule
+from gradiseg_ns.pipeline import GradisegPipeline
 
 STOCK_RUN_LENGTH = 30_000
 
@@ -108,6 +109,10 @@ class GradisegTrainerConfig(TrainerConfig):
 class GradisegTrainer(Trainer):
     """nerfstudio's trainer, with checkpoints that are whole or not there."""
 
+    pipeline: GradisegPipeline  # type: ignore[assignment]
+    save_failed: bool = False
+    """Whether the last checkpoint could not be written."""
+
     def setup(self, test_mode: str = "val") -> None:  # type: ignore[override]
         super().setup(test_mode)  # type: ignore[arg-type]
         model = self.pipeline.model
@@ -148,9 +153,6 @@ class GradisegTrainer(Trainer):
             for other in final.glob("*.ckpt"):
                 if other.name != written.name:
                     other.unlink()
-
-    save_failed: bool = False
-    """Whether the last checkpoint could not be written."""
 
     def _after_train(self) -> None:
         """As nerfstudio's; a run whose last checkpoint could not be written must not look finished."""

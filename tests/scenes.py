@@ -44,14 +44,22 @@ def trace(origin: NDArray[np.float64], directions: NDArray[np.float64]) -> tuple
 
 
 def write_scene(
-    folder: Path, *, views: int = 10, width: int = 64, height: int = 48, distortion: float = 0.0, seed: int = 0
+    folder: Path,
+    *,
+    views: int = 10,
+    width: int = 64,
+    height: int = 48,
+    distortion: float = 0.0,
+    seed: int = 0,
 ) -> Path:
     """Write a nerfstudio scene with photos, id maps, names and sparse points. Returns ``folder``."""
     (folder / "images").mkdir(parents=True)
     (folder / "object_mask").mkdir()
     focal = 0.9 * width
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    local = np.stack([(u - width / 2) / focal, -(v - height / 2) / focal, -np.ones_like(u)], -1).reshape(-1, 3)
+    local = np.stack([(u - width / 2) / focal, -(v - height / 2) / focal, -np.ones_like(u)], -1).reshape(
+        -1, 3
+    )
     frames, cloud, cloud_colors = [], [], []
     rng = np.random.default_rng(seed)
     for index in range(views):
@@ -62,7 +70,9 @@ def write_scene(
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
         colors, ids, points = trace(eye, rays)
         name = f"view_{index:02d}.png"
-        Image.fromarray((colors.reshape(height, width, 3) * 255).astype(np.uint8)).save(folder / "images" / name)
+        Image.fromarray((colors.reshape(height, width, 3) * 255).astype(np.uint8)).save(
+            folder / "images" / name
+        )
         Image.fromarray(ids.reshape(height, width).astype(np.uint8)).save(folder / "object_mask" / name)
         frames.append({"file_path": f"images/{name}", "transform_matrix": pose.tolist()})
         chosen = rng.choice(len(points), 120, replace=False)
@@ -82,7 +92,7 @@ def write_scene(
 
 def write_ply(path: Path, points: NDArray, colors: NDArray) -> None:
     """An ASCII PLY of coloured points."""
-    header = "ply\nformat ascii 1.0\nelement vertex {}\n".format(len(points))
+    header = f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n"
     header += "".join(f"property float {axis}\n" for axis in "xyz")
     header += "".join(f"property uint8 {c}\n" for c in ("red", "green", "blue")) + "end_header\n"
     rows = [

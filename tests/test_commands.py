@@ -61,7 +61,9 @@ def test_eval_writes_valid_json_and_a_table(config: Path, tmp_path: Path) -> Non
         raise AssertionError(f"{constant} is not JSON")
 
     output = tmp_path / "metrics.json"
-    run("eval", "--load-config", config, "--output-path", output, "--render-output-path", tmp_path / "renders")
+    run(
+        "eval", "--load-config", config, "--output-path", output, "--render-output-path", tmp_path / "renders"
+    )
     results = json.loads(output.read_text(), parse_constant=refuse)["results"]
     assert {"psnr", "ssim", "fps", "gaussian_count", "miou", "mbiou", "mbiou_fine"} <= set(results)
     assert results["psnr_std"] is None  # one held-out view has no deviation

@@ -16,7 +16,7 @@ from gradiseg_ns.trainer import GradisegTrainer
 
 from .scenes import write_scene
 
-STEPS = 150
+STEPS = 300
 OUTPUT_KEYS = {"rgb", "depth", "accumulation", "background", "segmentation", "identity"}
 
 
@@ -27,7 +27,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trainer(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> GradisegTrainer:
-    config = runs.make_config("gradiseg-lite", scene, tmp_path_factory.mktemp("out"), steps=STEPS, device="cpu")
+    config = runs.make_config(
+        "gradiseg-lite", scene, tmp_path_factory.mktemp("out"), steps=STEPS, device="cpu"
+    )
     return runs.train(config)[0]
 
 
@@ -60,7 +62,9 @@ def test_outputs_are_float_maps_with_a_constant_set_of_keys(trainer: GradisegTra
         assert empty[key].shape == outputs[key].shape, key
         assert bool(outputs[key].isfinite().all()), key
     shown = {tuple(c) for c in outputs["segmentation"].reshape(-1, 3).tolist()}
-    assert shown <= {tuple(c) for c in model.objects.colors.tolist()} | {tuple(model.background_color.tolist())}
+    assert shown <= {tuple(c) for c in model.objects.colors.tolist()} | {
+        tuple(model.background_color.tolist())
+    }
     assert set(outputs.object_ids.unique().tolist()) <= {IGNORE, 0, 1, 7}
     model.train()
 
@@ -107,9 +111,16 @@ def test_a_checkpoint_loads_without_executing_anything(trainer: GradisegTrainer)
     assert state["pipeline"]["_model.gauss_params.identity"].shape[1] == 16
 
 
-def resumed(trainer: GradisegTrainer, scene: Path, tmp_path: Path, steps: int, **options: Any) -> GradisegTrainer:
+def resumed(
+    trainer: GradisegTrainer, scene: Path, tmp_path: Path, steps: int, **options: Any
+) -> GradisegTrainer:
     config = runs.make_config(
-        "gradiseg-lite", scene, tmp_path, steps=steps, device="cpu", options={"load_dir": trainer.checkpoint_dir}
+        "gradiseg-lite",
+        scene,
+        tmp_path,
+        steps=steps,
+        device="cpu",
+        options={"load_dir": trainer.checkpoint_dir},
     )
     for key, value in options.items():
         setattr(config.pipeline.datamanager, key, value)
@@ -131,7 +142,9 @@ def test_resuming_moves_the_parameters_and_keeps_the_schedule(
     assert not torch.equal(before["_model.classifier.weight"], after["_model.classifier.weight"])
 
 
-def test_ids_unknown_to_the_checkpoint_are_refused(trainer: GradisegTrainer, scene: Path, tmp_path: Path) -> None:
+def test_ids_unknown_to_the_checkpoint_are_refused(
+    trainer: GradisegTrainer, scene: Path, tmp_path: Path
+) -> None:
     other = write_scene(tmp_path / "more")
     from PIL import Image
 

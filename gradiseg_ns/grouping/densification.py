@@ -30,6 +30,9 @@ SPLIT_OFFSET = 0.75
 standard deviation sqrt(1 - 0.75^2) = 0.66 keeps the second moment of the pair equal to the parent's, and is
 close to the 1 / 1.6 of 3DGS's own split."""
 
+DIRECTION_RATE = 0.05
+"""Weight of a new view in the moving average of directions: some twenty views count."""
+
 
 def rotation_matrices(quats: Tensor) -> Tensor:
     """Rotation matrices [N, 3, 3] of quaternions [N, 4] (w, x, y, z), which need not be normalised."""
@@ -142,8 +145,10 @@ class GradisegStrategy(DefaultStrategy):
        (algorithm 1), and every ``refine_every`` steps splits those above tau in two and prunes those that are
        transparent (opacity below ``prune_opa``) or too large (``prune_scale3d``).
 
-    Reads ``params["identity"].grad`` after the backward pass, and ``info["identity_gradient"]`` [N] instead where
-    the caller gives it; ``info["identity_position_gradient"]`` [N, 3] feeds the rule ``boundary_axis``.
+    Reads from ``info``, after the backward pass, what L_2d alone leaves behind: ``identity_gradient`` [N], the norm
+    of its gradient with respect to the encodings, and ``identity_position_gradient`` [N, 3] (world axes), which
+    feeds the rule ``boundary_axis`` and LA-KNN's direction. L_3d is left out on purpose: it is large for the few
+    Gaussians that a step samples, wherever they are, and would have IGD split at random.
 
     Args:
         igd: whether phase 2 happens at all.
@@ -151,6 +156,8 @@ class GradisegStrategy(DefaultStrategy):
         igd_budget: how much the number of Gaussians may grow in phase 2, as a fraction.
         igd_outlier: tau is at least this many medians.
         igd_split: see :func:`split_in_two`.
+        direction_start_iter: from here on the state's ``identity_direction`` [N, 3] follows the position gradient
+            of L_2d, a moving average over the steps in which the Gaussian is seen.
     """
 
     igd: bool = True
@@ -159,11 +166,14 @@ class GradisegStrategy(DefaultStrategy):
     igd_budget: float = 0.12
     igd_outlier: float = 3.0
     igd_split: SplitRule = "boundary_axis"
+    direction_start_iter: int = 1 << 40
 
     def initialize_state(self, scene_scale: float = 1.0) -> dict[str, Any]:
         """The DefaultStrategy's state, with IGD's accumulators, which are made at its first step."""
         state = super().initialize_state(scene_scale)
-        state.update(identity_gradient=None, identity_count=None, identity_conflict=None)
+        state.update(
+            identity_gradient=None, identity_count=None, identity_conflict=None, identity_direction=None
+        )
         return state
 
     def in_igd(self, step: int) -> bool:
@@ -180,8 +190,10 @@ class GradisegStrategy(DefaultStrategy):
         packed: bool = False,
     ) -> None:
         """Called after every backward pass, while ``params["identity"].grad`` is there."""
+        if step >= self.direction_start_iter:
+            self.follow_direction(state, info)
         if self.in_igd(step):
-            self.accumulate(params, state, info)
+            self.accumulate(state, info)
         super().step_post_backward(params, optimizers, state, step, info, packed)  # type: ignore[arg-type]
         last = step == self.igd_stop_iter - 1
         if self.in_igd(step) and (last or (step > self.igd_start_iter and step % self.refine_every == 0)):
@@ -190,14 +202,22 @@ class GradisegStrategy(DefaultStrategy):
             state.update(identity_gradient=None, identity_count=None, identity_conflict=None)
 
     @torch.no_grad()
-    def accumulate(self, params: Any, state: dict[str, Any], info: dict[str, Any]) -> None:
-        """gradient_i += |grad_{e_i} L| (algorithm 1), and how often the Gaussian was seen."""
+    def follow_direction(self, state: dict[str, Any], info: dict[str, Any]) -> None:
+        """The moving average of L_2d's position gradient, of the Gaussians that the step saw."""
+        gradient = info.get("identity_position_gradient")
+        if gradient is None:
+            return
+        if state["identity_direction"] is None:
+            state["identity_direction"] = torch.zeros_like(gradient)
+        seen = (info["radii"][0] > 0)[:, None]
+        state["identity_direction"].lerp_(gradient, DIRECTION_RATE * seen.to(gradient.dtype))
+
+    @torch.no_grad()
+    def accumulate(self, state: dict[str, Any], info: dict[str, Any]) -> None:
+        """gradient_i += |grad_{e_i} L_2d| (algorithm 1), and how often the Gaussian was seen."""
         gradient = info.get("identity_gradient")
         if gradient is None:
-            full = params["identity"].grad
-            if full is None:
-                return
-            gradient = full.norm(dim=-1)
+            return
         count = len(gradient)
         if state["identity_gradient"] is None:
             state["identity_gradient"] = gradient.new_zeros(count)

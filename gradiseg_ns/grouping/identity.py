@@ -18,7 +18,9 @@ IDENTITY_DIM = 16
 """Channels of an identity encoding, the paper's 16."""
 
 
-def initial_identity(count: int, dim: int = IDENTITY_DIM, *, generator: torch.Generator | None = None) -> Tensor:
+def initial_identity(
+    count: int, dim: int = IDENTITY_DIM, *, generator: torch.Generator | None = None
+) -> Tensor:
     """Random unit encodings [count, dim] to start from.
 
     The directions are uniform, so that no object is closer to an untrained Gaussian than another.

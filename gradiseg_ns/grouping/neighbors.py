@@ -27,13 +27,13 @@ class NeighborIndex:
     """
 
     def __init__(self, means: Tensor) -> None:
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         points = means.detach().cpu().numpy()
         points = np.where(np.isfinite(points), points, 1e30)
         self._points = points
         # An unbalanced tree is built several times faster, and queries take the same time.
-        self._tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+        self._tree = KDTree(points, balanced_tree=False, compact_nodes=False)
 
     def __len__(self) -> int:
         return len(self._points)
@@ -52,7 +52,7 @@ class NeighborIndex:
         rows = targets.detach().cpu().numpy()
         if count < 1:
             return targets.new_zeros((len(rows), 0))
-        _, found = self._tree.query(self._points[rows], k=count + 1)
+        found = np.asarray(self._tree.query(self._points[rows], k=count + 1)[1])
         # Gaussians may coincide (just duplicated), so a Gaussian is not always its own first neighbour.
         own = found == rows[:, None]
         own[~own.any(axis=1), -1] = True
@@ -81,7 +81,9 @@ def directional_neighbors(
     offsets = means[candidates] - means[targets][:, None]  # (x - p) first: u.x - u.p would cancel
     projection = (offsets * direction[:, None]).sum(-1)
     known = directions.abs().amax(-1) > 0
-    rank = torch.arange(candidates.shape[1], device=means.device, dtype=projection.dtype).expand_as(projection)
+    rank = torch.arange(candidates.shape[1], device=means.device, dtype=projection.dtype).expand_as(
+        projection
+    )
     order = torch.where(known[:, None], projection, rank + 1.0)
     order = torch.where(order > 0, order, torch.full_like(order, torch.inf))
     smallest, index = order.topk(count, dim=1, largest=False)

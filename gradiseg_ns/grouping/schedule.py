@@ -62,7 +62,9 @@ class Schedule:
         )
 
 
-def resolve_schedule(config: ScheduleConfig, length: int, *, num_downscales: int = 2, sh_degree: int = 3) -> Schedule:
+def resolve_schedule(
+    config: ScheduleConfig, length: int, *, num_downscales: int = 2, sh_degree: int = 3
+) -> Schedule:
     """Step numbers for a run of ``length`` steps.
 
     Raises:

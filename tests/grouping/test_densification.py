@@ -103,7 +103,9 @@ def test_threshold_keeps_to_the_budget_and_to_outliers() -> None:
     gradient = torch.ones(1000)
     gradient[:30] = torch.linspace(10, 20, 30)
     assert int((gradient > conflict_threshold(gradient, 0.01, 3.0)).sum()) == 10
-    assert int((gradient > conflict_threshold(gradient, 0.5, 3.0)).sum()) == 30  # never more than the outliers
+    assert (
+        int((gradient > conflict_threshold(gradient, 0.5, 3.0)).sum()) == 30
+    )  # never more than the outliers
     assert conflict_threshold(torch.zeros(10), 0.5, 3.0) == float("inf")
     assert conflict_threshold(torch.ones(10), 0.0, 3.0) == float("inf")
 
@@ -112,18 +114,22 @@ def run_igd(strategy: GradisegStrategy, steps: range) -> tuple[torch.nn.Paramete
     params, optimizers = make(100)
     state = strategy.initialize_state()
     for step in steps:
-        for p in params.values():
-            p.grad = torch.zeros_like(p)
-        params["identity"].grad[:4] = 1.0  # four Gaussians in conflict
-        params["identity"].grad[4:] = 1e-3
-        info = {"radii": torch.ones(1, len(params["means"]), dtype=torch.int32)}
+        count = len(params["means"])
+        gradient = torch.full((count,), 1e-3)
+        gradient[:4] = 1.0  # four Gaussians in conflict
+        info = {"radii": torch.ones(1, count, dtype=torch.int32), "identity_gradient": gradient}
         strategy.step_post_backward(params, optimizers, state, step, info)
     return params, state
 
 
 def test_igd_splits_what_is_in_conflict_in_its_phase_only() -> None:
     strategy = GradisegStrategy(
-        refine_stop_iter=0, refine_every=5, igd_start_iter=10, igd_stop_iter=20, igd_budget=0.08, prune_scale3d=9
+        refine_stop_iter=0,
+        refine_every=5,
+        igd_start_iter=10,
+        igd_stop_iter=20,
+        igd_budget=0.08,
+        prune_scale3d=9,
     )
     params, state = run_igd(strategy, range(0, 10))
     assert len(params["means"]) == 100 and state["identity_gradient"] is None
@@ -131,7 +137,9 @@ def test_igd_splits_what_is_in_conflict_in_its_phase_only() -> None:
     assert 100 < len(params["means"]) <= 108
     params, state = run_igd(strategy, range(0, 25))
     assert state["identity_gradient"] is None  # the accumulators are dropped after the phase
-    params, _ = run_igd(GradisegStrategy(refine_stop_iter=0, igd=False, igd_start_iter=0, igd_stop_iter=20), range(20))
+    params, _ = run_igd(
+        GradisegStrategy(refine_stop_iter=0, igd=False, igd_start_iter=0, igd_stop_iter=20), range(20)
+    )
     assert len(params["means"]) == 100
 
 
@@ -149,7 +157,11 @@ def test_igd_prunes_transparent_and_too_large_ones() -> None:
 def test_a_split_resets_the_accumulator_of_what_was_split() -> None:
     params, optimizers = make(100)
     strategy = GradisegStrategy(
-        igd_start_iter=0, igd_stop_iter=10, refine_every=10, igd_budget=0.05, igd_outlier=1.0,
+        igd_start_iter=0,
+        igd_stop_iter=10,
+        refine_every=10,
+        igd_budget=0.05,
+        igd_outlier=1.0,
         prune_scale3d=9,
     )
     state = {**strategy.initialize_state(), **state_of(100)}
@@ -157,3 +169,14 @@ def test_a_split_resets_the_accumulator_of_what_was_split() -> None:
     assert n_split == 5
     assert float(state["identity_gradient"][-10:].abs().max()) == 0.0
     assert float(state["identity_gradient"][:95].max()) == 94.0
+
+
+def test_the_direction_is_an_average_of_the_views_that_saw_the_gaussian() -> None:
+    strategy = GradisegStrategy(direction_start_iter=0)
+    state = strategy.initialize_state()
+    gradient = torch.tensor([[1.0, 0, 0], [0, 2.0, 0]])
+    for _ in range(200):
+        info = {"radii": torch.tensor([[3, 0]], dtype=torch.int32), "identity_position_gradient": gradient}
+        strategy.follow_direction(state, info)
+    torch.testing.assert_close(state["identity_direction"][0], gradient[0], atol=1e-3, rtol=0)
+    assert float(state["identity_direction"][1].abs().max()) == 0.0  # never seen

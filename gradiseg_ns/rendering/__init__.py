@@ -1,0 +1,265 @@
+"""The two verbs: features travel from Gaussians to pixels (`render`) and back with the same weights (`backproject`).
+
+In: the geometry of N Gaussians (`Gaussians`), one `Camera`, features [N, C] or maps [H, W, C]. Out: maps [H, W, C] and
+alpha [H, W, 1], or sums [N, C]. `project` and `rasterize` are `render` in two steps: one projection, several groups of
+features. Rendering never changes its inputs, and this room knows no other.
+
+Two backends keep one contract (gsplat 1.4's rules): gsplat for CUDA tensors, our kernels for CPU tensors; a third, plain
+torch, is the slow oracle that the tests compare with. GRADISEG_BACKEND=auto|gsplat|cpu|torch overrides the choice,
+GRADISEG_NUM_THREADS or `set_num_threads` the CPU kernels' number of threads. numba and gsplat are imported at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .types import Camera, Gaussians, Projection
+
+__all__ = [
+    "Camera",
+    "Gaussians",
+    "Projection",
+    "backproject",
+    "default_backend",
+    "project",
+    "rasterize",
+    "render",
+    "set_num_threads",
+    "spherical_harmonics",
+]
+
+_MODULES = {"gsplat": "gsplat_backend", "cpu": "cpu_backend", "torch": "oracle"}
+
+
+def default_backend(tensor: Tensor) -> str:
+    """The backend for a tensor when none is asked for: "gsplat" on CUDA, "cpu" elsewhere, or what GRADISEG_BACKEND says.
+
+    Raises:
+        ValueError: GRADISEG_BACKEND is none of auto, gsplat, cpu, torch.
+    """
+    wanted = os.environ.get("GRADISEG_BACKEND", "") or "auto"
+    if wanted not in ("auto", *_MODULES):
+        raise ValueError(
+            f"GRADISEG_BACKEND is {wanted!r}: expected auto, gsplat, cpu or torch; unset it or correct it."
+        )
+    if wanted == "auto":
+        return "gsplat" if tensor.is_cuda else "cpu"
+    return wanted
+
+
+def _backend(name: str, tensor: Tensor) -> ModuleType:
+    """The module of a backend, after a check that it can take the tensor."""
+    if name == "auto":
+        name = default_backend(tensor)
+    if name not in _MODULES:
+        raise ValueError(f"backend is {name!r}: expected auto, gsplat, cpu or torch.")
+    if name == "gsplat" and not tensor.is_cuda:
+        raise ValueError(
+            f"The gsplat backend needs CUDA tensors, these are on {tensor.device}: move them to a CUDA device, or use "
+            "backend 'auto' or 'cpu' (unset GRADISEG_BACKEND if it is set)."
+        )
+    if name == "cpu" and tensor.device.type != "cpu":
+        raise ValueError(
+            f"The cpu backend needs CPU tensors, these are on {tensor.device}: call .cpu() on them, or use backend 'auto' "
+            "or 'gsplat' (unset GRADISEG_BACKEND if it is set)."
+        )
+    return importlib.import_module(f".{_MODULES[name]}", __name__)
+
+
+def _check_shape(name: str, tensor: Tensor, expected: tuple[int | str, ...]) -> None:
+    fits = tensor.dim() == len(expected) and all(
+        isinstance(e, str) or e == s for e, s in zip(expected, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(str(e) for e in expected)
+        raise ValueError(f"{name} has shape {list(tensor.shape)}: expected [{wanted}].")
+
+
+def set_num_threads(count: int | None) -> None:
+    """Number of threads of the CPU backend; None: GRADISEG_NUM_THREADS, else `torch.get_num_threads()`.
+
+    Raises:
+        ValueError: `count` is less than 1.
+    """
+    from .cpu import threads
+
+    threads.set_num_threads(count)
+
+
+def project(
+    gaussians: Gaussians,
+    camera: Camera,
+    *,
+    antialiased: bool = False,
+    near: float = 0.01,
+    far: float = 1e10,
+    radius_clip: float = 0.0,
+    backend: str = "auto",
+) -> Projection:
+    """Projects Gaussians to ellipses in the image (EWA splatting, 0.3 px^2 of blur, as gsplat).
+
+    Args:
+        gaussians: N Gaussians; N may be 0.
+        camera: pinhole camera.
+        antialiased: multiply opacities by sqrt(det(cov) / det(cov + 0.3 I)) (Mip-Splatting), as gsplat's
+            rasterize_mode="antialiased".
+        near, far: world units; Gaussians whose centre's depth is outside are culled.
+        radius_clip: pixels; Gaussians with a radius (3 sigma) up to this are culled.
+        backend: "auto" (by device, see `default_backend`), "gsplat", "cpu" or "torch".
+
+    Returns:
+        The projection, in the graph of the Gaussians. A Gaussian that has a value that is not finite, or a quaternion of
+        zeros, is culled and gets no gradient from the CPU backends.
+
+    Raises:
+        ValueError: a shape does not fit, or the backend cannot take tensors of this device.
+    """
+    n = gaussians.means.shape[0]
+    for name, tensor, last in zip(Gaussians._fields, gaussians, ((3,), (4,), (3,), ()), strict=True):
+        _check_shape(name, tensor, (n, *last))
+    _check_shape("viewmat", camera.viewmat, (4, 4))
+    _check_shape("K", camera.K, (3, 3))
+    if camera.width < 1 or camera.height < 1:
+        raise ValueError(
+            f"The camera's image is {camera.width}x{camera.height} pixels: expected at least 1x1."
+        )
+    module = _backend(backend, gaussians.means)
+    return module.project(
+        gaussians,
+        camera._replace(width=int(camera.width), height=int(camera.height)),
+        antialiased=bool(antialiased),
+        near=float(near),
+        far=float(far),
+        radius_clip=float(radius_clip),
+    )
+
+
+def rasterize(
+    projection: Projection,
+    features: Sequence[Tensor],
+    *,
+    geometry_grad: Sequence[float] | None = None,
+    absgrad: bool = False,
+) -> tuple[list[Tensor], Tensor]:
+    """Blends groups of features front to back, all with the same weights.
+
+    Args:
+        projection: of N Gaussians.
+        features: groups [N, C_k], C_k >= 1.
+        geometry_grad: per group, how much of its map's gradient reaches means2d, conics and opacities: True or 1 all of it,
+            False or 0 nothing, 0.1 a tenth. Its features get the whole in any case. None: all of it. The gradient of
+            alpha always reaches the geometry.
+        absgrad: leave `projection.means2d.absgrad` in backward. It is assigned, not accumulated: of two rasterisations of
+            one projection, ask for it in one.
+
+    Returns:
+        The maps [H, W, C_k] without a background, and alpha [H, W, 1] = 1 - (transmittance after the last Gaussian).
+
+    Raises:
+        ValueError: a group has another N than the projection or no channels, or geometry_grad another length.
+    """
+    n = projection.radii.shape[1]
+    if geometry_grad is None:
+        geometry_grad = [1.0] * len(features)
+    if len(geometry_grad) != len(features):
+        raise ValueError(
+            f"geometry_grad has {len(geometry_grad)} entries for {len(features)} groups of features."
+        )
+    if not features:
+        raise ValueError("rasterize: features is empty, expected at least one group [N, C].")
+    for k, group in enumerate(features):
+        _check_shape(f"features[{k}]", group, (n, "C"))
+        if group.shape[1] == 0:
+            raise ValueError(f"features[{k}] has no channels: expected [{n}, C] with C >= 1.")
+    module = _backend(projection.backend, projection.means2d)
+    return module.rasterize(
+        projection, features, geometry_grad=[float(g) for g in geometry_grad], absgrad=absgrad
+    )
+
+
+def render(
+    gaussians: Gaussians,
+    camera: Camera,
+    features: Tensor,
+    *,
+    background: Tensor | None = None,
+    antialiased: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The first verb: features [N, C] of Gaussians to maps [H, W, C], and alpha [H, W, 1].
+
+    Pixel p gets sum_i w_i(p) f_i + (1 - alpha(p)) background, w_i = alpha_i prod_{j before i} (1 - alpha_j).
+
+    Args:
+        background: [C], or None for zero.
+
+    Raises:
+        ValueError: as `project` and `rasterize`.
+    """
+    projection = project(gaussians, camera, antialiased=antialiased, backend=backend)
+    (maps,), alpha = rasterize(projection, [features])
+    if background is not None:
+        _check_shape("background", background, (features.shape[1],))
+        maps = maps + (1 - alpha) * background.to(maps)
+    return maps, alpha
+
+
+@torch.no_grad()
+def backproject(
+    gaussians: Gaussians,
+    camera: Camera,
+    maps: Tensor,
+    *,
+    antialiased: bool = False,
+    backend: str = "auto",
+    projection: Projection | None = None,
+) -> Tensor:
+    """The second verb, the transpose of `render`: maps [H, W, C] to sums [N, C], sums_i = sum_p w_i(p) maps(p).
+
+    Equals the gradient of (render(f) * maps).sum() with respect to f. Records no graph. Any number of channels.
+
+    Args:
+        projection: of these Gaussians and this camera, if there is one already (then `antialiased` and `backend` are its).
+
+    Raises:
+        ValueError: as `project`; or the maps have another size than the camera.
+    """
+    if projection is None:
+        projection = project(gaussians, camera, antialiased=antialiased, backend=backend)
+    _check_shape("maps", maps, (projection.camera.height, projection.camera.width, "C"))
+    return _backend(projection.backend, maps).backproject(projection, maps)
+
+
+def spherical_harmonics(
+    degree: int, directions: Tensor, coeffs: Tensor, *, mask: Tensor | None = None, backend: str = "auto"
+) -> Tensor:
+    """Colours from spherical harmonics, as gsplat's: without the 0.5 that 3DGS adds, not clamped.
+
+    Args:
+        degree: 0 to 4; bases above it are not used (their gradient is zero).
+        directions: [N, 3] from the camera to the Gaussian; need not be normalised, they are here.
+        coeffs: [N, K, 3] with K >= (degree + 1)^2.
+        mask: [N] bool; where false the colour is 0 and nothing is computed.
+
+    Returns:
+        colours [N, 3], with gradients to coeffs and directions.
+
+    Raises:
+        ValueError: a shape or the degree does not fit.
+    """
+    if not 0 <= degree <= 4:
+        raise ValueError(f"spherical_harmonics: degree is {degree}, expected 0 to 4.")
+    n = directions.shape[0]
+    _check_shape("directions", directions, (n, 3))
+    _check_shape("coeffs", coeffs, (n, "K", 3))
+    if coeffs.shape[1] < (degree + 1) ** 2:
+        raise ValueError(f"coeffs has {coeffs.shape[1]} bases: degree {degree} needs {(degree + 1) ** 2}.")
+    if mask is not None:
+        _check_shape("mask", mask, (n,))
+    return _backend(backend, directions).spherical_harmonics(degree, directions, coeffs, mask)

@@ -1,0 +1,74 @@
+"""What goes into the two verbs: Gaussians and a camera; and what stands between them: a projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Gaussians(NamedTuple):
+    """The geometry of N Gaussians, activated (no logarithms, no logits)."""
+
+    means: Tensor
+    """[N, 3] centres, world units."""
+    quats: Tensor
+    """[N, 4] rotations (w, x, y, z); need not be normalised."""
+    scales: Tensor
+    """[N, 3] standard deviations along the rotated axes, world units, > 0."""
+    opacities: Tensor
+    """[N] in [0, 1]."""
+
+
+class Camera(NamedTuple):
+    """A pinhole camera."""
+
+    viewmat: Tensor
+    """[4, 4] world to camera, OpenCV axes (x right, y down, z forward)."""
+    K: Tensor
+    """[3, 3] intrinsics in pixels; the centre of the first pixel is at (0.5, 0.5)."""
+    width: int
+    """pixels"""
+    height: int
+    """pixels"""
+
+
+@dataclass
+class Projection:
+    """The Gaussians as one camera sees them; made by `project`, taken by `rasterize` and `backproject`.
+
+    Values of Gaussians with radius 0 (culled) mean nothing. The leading 1 is gsplat's camera dimension.
+    """
+
+    camera: Camera
+    means2d: Tensor
+    """[1, N, 2] pixels, in the graph. After a backward through `rasterize(..., absgrad=True)` it carries `.absgrad` [1, N, 2],
+    the sum over pixels of the absolute gradient; `.grad` if `retain_grad()` was called."""
+    radii: Tensor
+    """[1, N] int32 pixels (3 sigma, rounded up); 0: culled."""
+    depths: Tensor
+    """[1, N] z in the camera's frame, in the graph: can be blended like any feature."""
+    conics: Tensor
+    """[1, N, 3] inverse 2-D covariance (xx, xy, yy), 1/pixel^2, in the graph."""
+    opacities: Tensor
+    """[1, N] in the graph; with `antialiased`, multiplied by the compensation factor."""
+    backend: str
+    """"gsplat", "cpu" or "torch"."""
+    _state: Any = field(default=None, repr=False)
+    """What the backend keeps between blends of one projection (its tile lists)."""
+
+    def info(self) -> dict[str, Any]:
+        """The dictionary that the strategies of gsplat 1.4 read (`DefaultStrategy.step_pre_backward`, `step_post_backward`)."""
+        return {
+            "width": self.camera.width,
+            "height": self.camera.height,
+            "n_cameras": 1,
+            "radii": self.radii,
+            "gaussian_ids": None,
+            "camera_ids": None,
+            "means2d": self.means2d,
+            "depths": self.depths,
+            "conics": self.conics,
+            "opacities": self.opacities,
+        }

@@ -1,0 +1,99 @@
+"""The two backends against each other: needs CUDA (gsplat compiles its kernels at first use)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gradiseg_ns.rendering import Gaussians, backproject, render, spherical_harmonics
+
+from .scenes import assert_alike, random_camera, random_gaussians, relative_error, run, scenes_without_ties
+
+gpu = pytest.mark.gpu  # skips itself without CUDA: tests/conftest.py
+
+
+@gpu
+@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "geometry_grad"),
+    [([3, 16], [True, False]), ([3, 16], [True, True]), ([3, 16], [False, False]), ([40], [False])],
+)
+def test_values_and_gradients_agree(sizes, geometry_grad, antialiased):
+    for seed in scenes_without_ties(3, antialiased=antialiased):
+        scene = random_gaussians(120, seed), random_camera(seed=seed), sizes, geometry_grad
+        ours = run(*scene, "cpu", antialiased=antialiased)
+        theirs = run(*scene, "gsplat", antialiased=antialiased, device="cuda")
+        assert_alike(theirs, ours, 1e-3)  # gsplat is compiled with fast math
+
+
+@gpu
+def test_backproject_agrees():
+    gaussians, camera = random_gaussians(), random_camera()
+    maps = torch.randn(camera.height, camera.width, 45)
+    on_gpu = Gaussians(*(t.cuda() for t in gaussians))
+    sums = backproject(on_gpu, camera, maps.cuda())
+    assert sums.is_cuda and relative_error(sums.cpu(), backproject(gaussians, camera, maps)) < 1e-3
+
+
+@gpu
+def test_nothing_to_see():
+    camera = random_camera()
+    for n in (0, 20):
+        gaussians = Gaussians(*(t[:n].cuda() for t in random_gaussians(20)))
+        gaussians = gaussians._replace(means=gaussians.means - torch.tensor([0, 0, 100.0]).cuda())
+        maps, alpha = render(gaussians, camera, torch.ones(n, 3).cuda())
+        assert (
+            maps.shape == (camera.height, camera.width, 3)
+            and maps.abs().sum() == 0
+            and alpha.abs().sum() == 0
+        )
+        assert backproject(gaussians, camera, maps).shape == (n, 3)
+
+
+@gpu
+def test_a_bad_gaussian_harms_no_other():
+    gaussians, camera = random_gaussians(60), random_camera()
+    expected, _ = render(Gaussians(*(t[:59].cuda() for t in gaussians)), camera, torch.ones(59, 3).cuda())
+    for field, value in (
+        ("means", float("nan")),
+        ("quats", 0.0),
+        ("scales", float("nan")),
+        ("opacities", float("nan")),
+    ):
+        spoilt = gaussians._replace(**{field: getattr(gaussians, field).clone()})
+        getattr(spoilt, field)[-1] = value
+        maps, _ = render(Gaussians(*(t.cuda() for t in spoilt)), camera, torch.ones(60, 3).cuda())
+        assert torch.isfinite(maps).all() and relative_error(maps, expected) < 1e-5, field
+
+
+@gpu
+@pytest.mark.parametrize("degree", range(5))
+def test_spherical_harmonics_agree(degree):
+    directions, coeffs = torch.randn(100, 3), torch.randn(100, 25, 3)
+    mask = torch.rand(100) > 0.3
+    results = []
+    for device in ("cpu", "cuda"):
+        d, c = (t.to(device).clone().requires_grad_() for t in (directions, coeffs))
+        colors = spherical_harmonics(degree, d, c, mask=mask.to(device))
+        colors.square().sum().backward()
+        results.append(
+            [
+                t.detach().cpu()
+                for t in (colors, c.grad, d.grad if d.grad is not None else torch.zeros_like(d))
+            ]
+        )
+    for ours, theirs in zip(*results, strict=True):
+        assert float((ours - theirs).norm()) < 1e-4 * max(float(ours.norm()), 1.0)
+
+
+def test_passes_waste_little():
+    """Every channel is blended once, and gsplat's padding stays within a quarter of what was asked for."""
+    pytest.importorskip("gsplat")
+    from gradiseg_ns.rendering.gsplat_backend import NATIVE, passes
+
+    for channels in range(1, 200):
+        sizes = passes(channels)
+        assert sum(sizes) == channels
+        padded = sum(next((n for n in NATIVE if n >= size), size) for size in sizes)
+        assert padded <= 1.25 * channels + 1
+    assert passes(16) == [16] and passes(0) == []
