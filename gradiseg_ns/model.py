@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -60,6 +61,9 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """Learn identities at all; False is plain splatfacto on our rasteriser."""
     identity_dim: int = IDENTITY_DIM
     """Channels of an identity encoding, 16 in the paper."""
+    identity_unit_norm: bool = True
+    """Blend encodings of length 1. A haze of faint Gaussians close to one camera can then not outvote what
+    stands behind it, which it otherwise learns to do wherever the ids of that view are wrong."""
     identity_loss_weight: float = 1.0
     """alpha of the paper: weight of L_2d, the cross-entropy against the id maps (divided by log(classes))."""
     identity_pixels: int = 0
@@ -89,7 +93,9 @@ class GradisegModelConfig(SplatfactoModelConfig):
     igd_split: SplitRule = "boundary_axis"
     """How IGD splits: `sample` as 3DGS does, `major_axis`, or `boundary_axis`, along which L_2d changes most."""
     igd_signal: Literal["gradient", "absolute"] = "gradient"
-    """What IGD accumulates: the norm of the identity gradient (paper), or the sum of the pixels' norms."""
+    """What IGD accumulates: `gradient`, the norm of a Gaussian's identity gradient (paper), in which the two
+    sides of a boundary cancel within a view; `absolute`, the weighted sum of its pixels' gradient norms, per
+    weight, in which they do not."""
     metrics_ignore_ids: tuple[int, ...] = ()
     """Object ids that mIoU and mBIoU leave out, such as background and table."""
 
@@ -181,7 +187,9 @@ class GradisegModel(SplatfactoModel):
             igd_stop_iter=self.schedule.igd_until,
             igd_budget=config.igd_budget,
             igd_outlier=config.igd_outlier,
+            igd_by_extent=config.igd_signal == "absolute",
             igd_split=config.igd_split,
+            prune_large_start_iter=self.schedule.prune_large_from,
             direction_start_iter=(
                 self.schedule.la_knn_from
                 if config.la_knn != "off" and config.la_knn_direction == "identity"
@@ -282,6 +290,10 @@ class GradisegModel(SplatfactoModel):
         )
         return gaussians, params
 
+    def _encodings(self, identity: Tensor) -> Tensor:
+        """Identity encodings [N, D] as they are blended and classified."""
+        return F.normalize(identity, dim=-1) if self.config.identity_unit_norm else identity
+
     def _colors(self, params: dict[str, Tensor], camera: rendering.Camera, visible: Tensor) -> Tensor:
         """View-dependent colours [N, 3] of the visible Gaussians."""
         if self.config.sh_degree == 0:
@@ -325,7 +337,7 @@ class GradisegModel(SplatfactoModel):
         groups, moves = [torch.cat(color_groups, dim=-1)], [1.0]
         probe = self.training and identity_on and self._probe_needed()
         if identity_on and not probe:
-            groups.append(params["identity"])
+            groups.append(self._encodings(params["identity"]))
             moves.append(self.config.identity_geometry)
         maps, alpha = rendering.rasterize(
             projection, groups, geometry_grad=moves, absgrad=self.training and self.strategy.absgrad
@@ -333,7 +345,7 @@ class GradisegModel(SplatfactoModel):
         identity_map = maps[1] if len(maps) > 1 else None
         self.info = projection.info()
         if probe:
-            identity_map = self._render_identity_probe(projection, params["identity"])
+            identity_map = self._render_identity_probe(projection, self._encodings(params["identity"]))
         if self.training:
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
@@ -464,7 +476,7 @@ class GradisegModel(SplatfactoModel):
             )
         identity = self.gauss_params["identity"]
         chosen = torch.cat([targets, neighbors.reshape(-1)])
-        logits = self.classifier(identity.index_select(0, chosen))
+        logits = self.classifier(self._encodings(identity.index_select(0, chosen)))
         target_logits, neighbor_logits = logits.split([len(targets), neighbors.numel()])
         return neighbor_loss(target_logits, neighbor_logits.reshape(*neighbors.shape, -1), valid)
 
@@ -502,12 +514,13 @@ class GradisegModel(SplatfactoModel):
             self.info["identity_gradient"] = encoding.grad.norm(dim=-1)
         if self.config.igd_signal == "absolute" and identity_map.grad is not None:
             norms = identity_map.grad.norm(dim=-1, keepdim=True)
+            norms = torch.cat([norms, torch.ones_like(norms)], dim=-1)
             gaussians, _ = self._gaussians(None)
             sums = rendering.backproject(
                 gaussians, projection.camera, norms, projection=projection,
                 antialiased=self.config.rasterize_mode == "antialiased",
             )  # fmt: skip
-            self.info["identity_gradient"] = sums[:, 0]
+            self.info["identity_gradient"], self.info["identity_weight"] = sums.unbind(-1)
 
     # ------------------------------------------------------------------ metrics
 

@@ -117,23 +117,32 @@ def split_in_two(
             state[key] = torch.cat([value[rest], value[chosen].repeat([2] + [1] * (value.dim() - 1))])
 
 
-def conflict_threshold(gradient: Tensor, fraction: float, outlier: float) -> float:
-    """tau: the value above which an accumulated identity gradient means a boundary conflict.
+def in_conflict(
+    gradient: Tensor, count: Tensor, fraction: float, outlier: float, *, by_extent: bool = False
+) -> Tensor:
+    """Which Gaussians have an accumulated identity gradient above tau.
 
     Args:
-        gradient: [N] mean norm of the identity gradient per step in which the Gaussian was seen.
-        fraction: at most this share of all N Gaussians may lie above.
-        outlier: and they lie above this many medians of the gradients that are not zero.
+        gradient: [N] accumulated since the last split.
+        count: [N] what it was accumulated over: steps in which the Gaussian was seen, or weight of the pixels.
+        fraction: at most this share of all N Gaussians, those with the highest mean ``gradient / count``, ...
+        outlier: ... and only means above that many medians of those that are not zero. Together these are tau.
+        by_extent: rank by mean times gradient, so that of two Gaussians in the same conflict the one goes first
+            that draws more of the wrong pixels.
 
     Returns:
-        tau, infinity if nothing may be split.
+        bool [N].
     """
-    active = gradient[gradient > 0]
-    allowed = int(fraction * len(gradient))
+    mean = gradient / count.clamp(min=torch.finfo(gradient.dtype).tiny)
+    mean = torch.where(count > 0, mean, torch.zeros_like(mean))
+    active = mean[mean > 0]
+    allowed = int(fraction * len(mean))
     if allowed < 1 or len(active) == 0:
-        return float("inf")
-    kth = active.topk(min(allowed + 1, len(active))).values[-1]
-    return float(torch.maximum(kth, outlier * active.median()))
+        return torch.zeros_like(mean, dtype=torch.bool)
+    eligible = mean > outlier * active.median()
+    score = torch.where(eligible, mean * gradient if by_extent else mean, torch.zeros_like(mean))
+    best = score.topk(min(allowed, len(score))).indices
+    return torch.zeros_like(eligible).index_fill_(0, best, True) & eligible
 
 
 @dataclass
@@ -143,11 +152,12 @@ class GradisegStrategy(DefaultStrategy):
     1. Until ``refine_stop_iter``: duplicates, splits, prunes and resets as the DefaultStrategy.
     2. From ``igd_start_iter`` to ``igd_stop_iter``: accumulates the norm of every Gaussian's identity gradient
        (algorithm 1), and every ``refine_every`` steps splits those above tau in two and prunes those that are
-       transparent (opacity below ``prune_opa``) or too large (``prune_scale3d``).
+       transparent (opacity below ``prune_opa``) or too large (``prune_scale3d``; on a screen ``prune_scale2d``).
 
     Reads from ``info``, after the backward pass, what L_2d alone leaves behind: ``identity_gradient`` [N], the norm
     of its gradient with respect to the encodings, and ``identity_position_gradient`` [N, 3] (world axes), which
-    feeds the rule ``boundary_axis`` and LA-KNN's direction. L_3d is left out on purpose: it is large for the few
+    feeds the rule ``boundary_axis`` and LA-KNN's direction; where ``identity_weight`` [N] is given, the gradient is
+    taken per weight instead of per view. L_3d is left out on purpose: it is large for the few
     Gaussians that a step samples, wherever they are, and would have IGD split at random.
 
     Args:
@@ -155,9 +165,11 @@ class GradisegStrategy(DefaultStrategy):
         igd_start_iter, igd_stop_iter: its steps.
         igd_budget: how much the number of Gaussians may grow in phase 2, as a fraction.
         igd_outlier: tau is at least this many medians.
+        igd_by_extent: see :func:`in_conflict`.
         igd_split: see :func:`split_in_two`.
         direction_start_iter: from here on the state's ``identity_direction`` [N, 3] follows the position gradient
             of L_2d, a moving average over the steps in which the Gaussian is seen.
+        prune_large_start_iter: from here on too large Gaussians are pruned.
     """
 
     igd: bool = True
@@ -165,8 +177,10 @@ class GradisegStrategy(DefaultStrategy):
     igd_stop_iter: int = 15_000
     igd_budget: float = 0.12
     igd_outlier: float = 3.0
+    igd_by_extent: bool = False
     igd_split: SplitRule = "boundary_axis"
     direction_start_iter: int = 1 << 40
+    prune_large_start_iter: int = 0
 
     def initialize_state(self, scene_scale: float = 1.0) -> dict[str, Any]:
         """The DefaultStrategy's state, with IGD's accumulators, which are made at its first step."""
@@ -224,7 +238,11 @@ class GradisegStrategy(DefaultStrategy):
             state["identity_count"] = gradient.new_zeros(count)
             state["identity_conflict"] = gradient.new_zeros(count, 3, 3)
         state["identity_gradient"] += gradient
-        state["identity_count"] += (info["radii"][0] > 0).to(gradient.dtype)
+        weight = info.get("identity_weight")
+        state["identity_count"] += (info["radii"][0] > 0).to(gradient.dtype) if weight is None else weight
+        if isinstance(state.get("radii"), Tensor):
+            size = float(max(info["width"], info["height"]))
+            state["radii"] = torch.maximum(state["radii"], info["radii"][0] / size)
         position = info.get("identity_position_gradient")
         if position is not None:
             # Views see a gradient of different size; the direction is what is wanted.
@@ -238,18 +256,40 @@ class GradisegStrategy(DefaultStrategy):
         """Split above tau, reset what was split, prune. Returns how many were split and pruned."""
         if state["identity_gradient"] is None:
             return 0, 0
-        mean = state["identity_gradient"] / state["identity_count"].clamp(min=1)
         rounds = max(1, round((self.igd_stop_iter - self.igd_start_iter) / self.refine_every))
-        mask = mean > conflict_threshold(mean, self.igd_budget / rounds, self.igd_outlier)
+        mask = in_conflict(
+            state["identity_gradient"],
+            state["identity_count"],
+            self.igd_budget / rounds,
+            self.igd_outlier,
+            by_extent=self.igd_by_extent,
+        )
         n_split = int(mask.sum())
         if n_split:
             split_in_two(params, optimizers, state, mask, self.igd_split)
             for key in ("identity_gradient", "identity_count", "identity_conflict"):
                 state[key][-2 * n_split :] = 0  # the halves stand last
-        opacity = torch.sigmoid(params["opacities"].flatten())
-        too_large = params["scales"].exp().amax(dim=-1) > self.prune_scale3d * state["scene_scale"]
-        prune = (opacity < self.prune_opa) | too_large
+        n_prune = self._prune_gs(params, optimizers, state, step)
+        if isinstance(state.get("radii"), Tensor):
+            state["radii"].zero_()
+        return n_split, n_prune
+
+    @torch.no_grad()
+    def _prune_gs(
+        self, params: Any, optimizers: dict[str, torch.optim.Optimizer], state: dict[str, Any], step: int
+    ) -> int:
+        """Remove what is transparent, too large in the scene, or too large on a screen.
+
+        The DefaultStrategy begins with the large ones only after the first opacity reset, which a short run may
+        not have. Large on a screen are above all the floaters close to one camera, which hide everything from the
+        views between the cameras.
+        """
+        prune = torch.sigmoid(params["opacities"].flatten()) < self.prune_opa
+        if step > self.prune_large_start_iter:
+            prune |= params["scales"].exp().amax(dim=-1) > self.prune_scale3d * state["scene_scale"]
+            if step < self.refine_scale2d_stop_iter and isinstance(state.get("radii"), Tensor):
+                prune |= state["radii"] > self.prune_scale2d
         n_prune = int(prune.sum())
         if n_prune:
             remove(params=params, optimizers=optimizers, state=state, mask=prune)
-        return n_split, n_prune
+        return n_prune

@@ -26,6 +26,8 @@ class ScheduleConfig:
     """the identity losses start"""
     opacity_reset_interval: float = 0.1
     """opacities are reset that often while densifying (3,000 of 30,000); 0 for never"""
+    prune_large_from: float = 0.1
+    """Gaussians that are too large are pruned from here on (3,000 of 30,000, after the first opacity reset)"""
     full_resolution_from: float = 0.2
     """photos and maps are used at full resolution from here on (6,000 of 30,000), halved twice before that"""
     screen_size_until: float = 4 / 30
@@ -48,6 +50,7 @@ class Schedule:
     la_knn_from: int
     identity_from: int
     opacity_reset_every: int
+    prune_large_from: int
     resolution_interval: int
     screen_size_until: int
     color_degree_interval: int
@@ -103,6 +106,7 @@ def resolve_schedule(
         la_knn_from=step(config.la_knn_from),
         identity_from=step(config.identity_from),
         opacity_reset_every=reset or 10 * length,
+        prune_large_from=step(config.prune_large_from),
         resolution_interval=max(1, step(config.full_resolution_from) // max(1, num_downscales)),
         screen_size_until=step(config.screen_size_until),
         color_degree_interval=max(1, step(config.full_color_from) // max(1, sh_degree)),

@@ -9,7 +9,7 @@ import torch
 
 from gradiseg_ns.grouping.densification import (
     GradisegStrategy,
-    conflict_threshold,
+    in_conflict,
     rotation_matrices,
     split_axis,
     split_in_two,
@@ -102,12 +102,18 @@ def test_optimizers_and_state_follow_a_split(rule: str) -> None:
 def test_threshold_keeps_to_the_budget_and_to_outliers() -> None:
     gradient = torch.ones(1000)
     gradient[:30] = torch.linspace(10, 20, 30)
-    assert int((gradient > conflict_threshold(gradient, 0.01, 3.0)).sum()) == 10
-    assert (
-        int((gradient > conflict_threshold(gradient, 0.5, 3.0)).sum()) == 30
-    )  # never more than the outliers
-    assert conflict_threshold(torch.zeros(10), 0.5, 3.0) == float("inf")
-    assert conflict_threshold(torch.ones(10), 0.0, 3.0) == float("inf")
+    once = torch.ones(1000)
+    assert in_conflict(gradient, once, 0.01, 3.0).nonzero()[:, 0].tolist() == list(range(20, 30))
+    assert int(in_conflict(gradient, once, 0.5, 3.0).sum()) == 30  # never more than the outliers
+    assert not in_conflict(torch.zeros(10), torch.ones(10), 0.5, 3.0).any()
+    assert not in_conflict(torch.ones(10), torch.ones(10), 0.0, 3.0).any()
+    assert not in_conflict(torch.ones(10), torch.zeros(10), 0.9, 0.0).any()  # never seen
+
+
+def test_of_the_same_conflict_the_larger_gaussian_goes_first() -> None:
+    gradient, weight = torch.full((100,), 0.1), torch.ones(100)
+    gradient[:2], weight[:2] = torch.tensor([1.0, 50.0]), torch.tensor([1.0, 50.0])  # both a mean of 1
+    assert in_conflict(gradient, weight, 0.01, 3.0, by_extent=True).nonzero()[:, 0].tolist() == [1]
 
 
 def run_igd(strategy: GradisegStrategy, steps: range) -> tuple[torch.nn.ParameterDict, dict[str, Any]]:
