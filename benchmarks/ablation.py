@@ -22,18 +22,32 @@ ROWS: dict[str, dict[str, Any]] = {
     "igd": {"pipeline.model.igd": True, "pipeline.model.la_knn": "off"},
     "la-knn": {"pipeline.model.igd": False, "pipeline.model.la_knn": "local"},
     "both": {"pipeline.model.igd": True, "pipeline.model.la_knn": "local"},
-    # What the paper leaves open; see docs/gradiseg.md. Each is `both` (or `neither`) with one thing changed.
-    "neither-geometry": {
+    # What the paper leaves open; see docs/gradiseg.md. Each is `both` or `neither` with one thing changed.
+    "both-paper-rules": {
+        "pipeline.model.igd_signal": "gradient",
+        "pipeline.model.la_knn_direction": "total",
+        "pipeline.model.la_knn_outlier": 0.0,
+    },
+    "both-split-sample": {"pipeline.model.igd_split": "sample"},
+    "both-split-major": {"pipeline.model.igd_split": "major_axis"},
+    "both-signal-gradient": {"pipeline.model.igd_signal": "gradient"},
+    "both-signal-absolute": {"pipeline.model.igd_signal": "absolute"},
+    "both-direction-total": {"pipeline.model.la_knn_direction": "total"},
+    "both-direction-everywhere": {"pipeline.model.la_knn_outlier": 0.0},
+    "both-literal": {"pipeline.model.la_knn": "literal"},
+    "both-geometry-all": {"pipeline.model.identity_geometry": 1.0},
+    "both-geometry-none": {"pipeline.model.identity_geometry": 0.0},
+    "neither-geometry-all": {
         "pipeline.model.igd": False,
         "pipeline.model.la_knn": "off",
         "pipeline.model.identity_geometry": 1.0,
     },
-    "both-geometry": {"pipeline.model.identity_geometry": 1.0},
-    "both-total-direction": {"pipeline.model.la_knn_direction": "total"},
-    "both-literal": {"pipeline.model.la_knn": "literal"},
-    "both-split-sample": {"pipeline.model.igd_split": "sample"},
-    "both-split-major": {"pipeline.model.igd_split": "major_axis"},
-    "both-absolute": {"pipeline.model.igd_signal": "absolute"},
+    "neither-geometry-none": {
+        "pipeline.model.igd": False,
+        "pipeline.model.la_knn": "off",
+        "pipeline.model.identity_geometry": 0.0,
+    },
+    "both-free-norm": {"pipeline.model.identity_unit_norm": False},
     "no-3d-loss": {"pipeline.model.igd": False, "pipeline.model.neighbor_loss_weight": 0.0},
     "no-identity": {"pipeline.model.identity": False},
 }

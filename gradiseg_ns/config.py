@@ -23,6 +23,10 @@ def _optimizers(identity: float = 0.0025, classifier: float = 5e-4) -> dict[str,
     def adam(lr: float) -> FusedAdamConfig:
         return FusedAdamConfig(lr=lr, eps=1e-15)
 
+    def decaying(lr: float, share: float) -> dict[str, object]:
+        # At a constant rate an encoding follows the views it saw last, wrong ids and all; the decay averages.
+        return {"optimizer": adam(lr), "scheduler": FloatExponentialDecayConfig(lr_final=share * lr)}
+
     return {
         "means": {"optimizer": adam(1.6e-4), "scheduler": FloatExponentialDecayConfig(lr_final=1.6e-6)},
         "features_dc": {"optimizer": adam(0.0025), "scheduler": None},
@@ -30,8 +34,8 @@ def _optimizers(identity: float = 0.0025, classifier: float = 5e-4) -> dict[str,
         "opacities": {"optimizer": adam(0.05), "scheduler": None},
         "scales": {"optimizer": adam(0.005), "scheduler": None},
         "quats": {"optimizer": adam(0.001), "scheduler": None},
-        "identity": {"optimizer": adam(identity), "scheduler": None},
-        "classifier": {"optimizer": adam(classifier), "scheduler": None},
+        "identity": decaying(identity, 0.02),
+        "classifier": decaying(classifier, 0.1),
         "camera_opt": {
             "optimizer": adam(1e-4),
             "scheduler": FloatExponentialDecayConfig(lr_final=5e-7, warmup_steps=1000, lr_pre_warmup=0),
@@ -88,7 +92,7 @@ gradiseg_lite = MethodSpecification(
         3_000,
         # A short run has no time to recover from an opacity reset, and densifies more readily instead.
         GradisegModelConfig(
-            schedule=ScheduleConfig(refine_every=50, opacity_reset_interval=0.0),
+            schedule=ScheduleConfig(refine_every=50, opacity_reset_interval=0.0, prune_large_from=1.0),
             densify_grad_thresh=0.0004,
             cull_alpha_thresh=0.02,
         ),

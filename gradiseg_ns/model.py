@@ -34,6 +34,7 @@ from gradiseg_ns.grouping.neighbors import (
     directional_neighbors,
     literal_directional_neighbors,
     neighbor_loss,
+    outstanding,
 )
 from gradiseg_ns.grouping.schedule import Schedule, ScheduleConfig, resolve_schedule
 from gradiseg_ns.losses.ssim import FastSSIM
@@ -57,6 +58,9 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """When what happens, as fractions of the run. Splatfacto's own step numbers follow from it, unless set."""
     run_length: int = 30_000
     """Steps of the whole run; taken from --max-num-iterations when training starts."""
+    training_near_plane: float = 0.01
+    """Training views see nothing nearer than this (the cameras lie in a cube of -1 to 1). Haze that hangs before
+    one camera then learns nothing from it. Rendering sees everything from 0.01 on, as splatfacto does."""
     identity: bool = True
     """Learn identities at all; False is plain splatfacto on our rasteriser."""
     identity_dim: int = IDENTITY_DIM
@@ -82,6 +86,9 @@ class GradisegModelConfig(SplatfactoModelConfig):
     la_knn: Literal["local", "literal", "off"] = "local"
     """LA-KNN's rule: `local` looks among near Gaussians, `literal` is equation 4 over all of them (slow),
     `off` keeps the global KNN to the end."""
+    la_knn_outlier: float = 3.0
+    """A Gaussian has a neighbouring direction only if its gradient is above that many medians; the others keep
+    their nearest neighbours. 0 gives every Gaussian a direction (paper)."""
     la_knn_direction: Literal["identity", "total"] = "identity"
     """Whose position gradient LA-KNN looks against: that of L_2d alone, or that of the whole loss (paper)."""
     igd: bool = True
@@ -92,10 +99,12 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """Only identity gradients above that many medians are split, whatever the budget."""
     igd_split: SplitRule = "boundary_axis"
     """How IGD splits: `sample` as 3DGS does, `major_axis`, or `boundary_axis`, along which L_2d changes most."""
-    igd_signal: Literal["gradient", "absolute"] = "gradient"
+    igd_signal: Literal["gradient", "absolute", "conflict"] = "conflict"
     """What IGD accumulates: `gradient`, the norm of a Gaussian's identity gradient (paper), in which the two
-    sides of a boundary cancel within a view; `absolute`, the weighted sum of its pixels' gradient norms, per
-    weight, in which they do not."""
+    sides of a boundary cancel within a view; `absolute`, the weighted sum of its pixels' gradient norms, in
+    which they do not; `conflict`, the second less the first: what cancels. A Gaussian whose pixels all pull
+    the same way, as where a view has a wrong id for the whole object, is in no conflict. The latter two are
+    taken per weight of the pixels."""
     metrics_ignore_ids: tuple[int, ...] = ()
     """Object ids that mIoU and mBIoU leave out, such as background and table."""
 
@@ -187,7 +196,7 @@ class GradisegModel(SplatfactoModel):
             igd_stop_iter=self.schedule.igd_until,
             igd_budget=config.igd_budget,
             igd_outlier=config.igd_outlier,
-            igd_by_extent=config.igd_signal == "absolute",
+            igd_by_extent=config.igd_signal != "gradient",
             igd_split=config.igd_split,
             prune_large_start_iter=self.schedule.prune_large_from,
             direction_start_iter=(
@@ -326,7 +335,10 @@ class GradisegModel(SplatfactoModel):
         view = self._camera(camera)
         gaussians, params = self._gaussians(chosen)
         projection = rendering.project(
-            gaussians, view, antialiased=self.config.rasterize_mode == "antialiased"
+            gaussians,
+            view,
+            antialiased=self.config.rasterize_mode == "antialiased",
+            near=self.config.training_near_plane if self.training else 0.01,
         )
         visible = projection.radii[0] > 0
         color_groups = [self._colors(params, view, visible)]
@@ -464,15 +476,17 @@ class GradisegModel(SplatfactoModel):
         targets, candidates = self.neighbors.draw(means)
         valid = None
         directions = self._position_gradient()
+        if directions is not None:
+            directions = outstanding(directions[targets], config.la_knn_outlier)
         if config.la_knn == "off" or self.step < self.schedule.la_knn_from or directions is None:
             neighbors = candidates[:, : config.neighbor_count]
         elif config.la_knn == "literal":
             neighbors, valid = literal_directional_neighbors(
-                means, targets, -directions[targets], config.neighbor_count
+                means, targets, -directions, config.neighbor_count
             )
         else:
             neighbors, valid = directional_neighbors(
-                means, targets, -directions[targets], candidates, config.neighbor_count
+                means, targets, -directions, candidates, config.neighbor_count
             )
         identity = self.gauss_params["identity"]
         chosen = torch.cat([targets, neighbors.reshape(-1)])
@@ -512,7 +526,7 @@ class GradisegModel(SplatfactoModel):
             self.info["identity_position_gradient"] = right + down
         if encoding.grad is not None:
             self.info["identity_gradient"] = encoding.grad.norm(dim=-1)
-        if self.config.igd_signal == "absolute" and identity_map.grad is not None:
+        if self.config.igd_signal != "gradient" and self.strategy.in_igd(self.step) and identity_map.grad is not None:
             norms = identity_map.grad.norm(dim=-1, keepdim=True)
             norms = torch.cat([norms, torch.ones_like(norms)], dim=-1)
             gaussians, _ = self._gaussians(None)
@@ -520,7 +534,10 @@ class GradisegModel(SplatfactoModel):
                 gaussians, projection.camera, norms, projection=projection,
                 antialiased=self.config.rasterize_mode == "antialiased",
             )  # fmt: skip
-            self.info["identity_gradient"], self.info["identity_weight"] = sums.unbind(-1)
+            absolute, self.info["identity_weight"] = sums.unbind(-1)
+            if self.config.igd_signal == "conflict":
+                absolute = (absolute - self.info["identity_gradient"]).clamp(min=0)
+            self.info["identity_gradient"] = absolute
 
     # ------------------------------------------------------------------ metrics
 

@@ -217,10 +217,15 @@ def test_without_identities_it_is_splatfacto(scene: Path, tmp_path: Path) -> Non
         {"pipeline.model.identity_geometry": 1.0},
         {"pipeline.model.la_knn": "literal", "pipeline.model.igd_split": "sample"},
         {"pipeline.model.igd_signal": "absolute", "pipeline.model.igd_split": "major_axis"},
+        {
+            "pipeline.model.igd_signal": "gradient",
+            "pipeline.model.la_knn_direction": "total",
+            "pipeline.model.identity_unit_norm": False,
+        },
         {"pipeline.model.rasterize_mode": "antialiased", "pipeline.model.sh_degree": 0},
         {"pipeline.model.background_color": "black", "pipeline.model.output_depth_during_training": True},
     ],
-    ids=["geometry", "literal", "absolute", "antialiased", "black"],
+    ids=["geometry", "literal", "absolute", "paper", "antialiased", "black"],
 )
 def test_every_option_trains_through_all_phases(scene: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=40, device="cpu", options=options)

@@ -165,6 +165,7 @@ class GradisegStrategy(DefaultStrategy):
         igd_start_iter, igd_stop_iter: its steps.
         igd_budget: how much the number of Gaussians may grow in phase 2, as a fraction.
         igd_outlier: tau is at least this many medians.
+        igd_min_opacity: only Gaussians of more than this opacity are split.
         igd_by_extent: see :func:`in_conflict`.
         igd_split: see :func:`split_in_two`.
         direction_start_iter: from here on the state's ``identity_direction`` [N, 3] follows the position gradient
@@ -178,6 +179,7 @@ class GradisegStrategy(DefaultStrategy):
     igd_budget: float = 0.12
     igd_outlier: float = 3.0
     igd_by_extent: bool = False
+    igd_min_opacity: float = 0.3
     igd_split: SplitRule = "boundary_axis"
     direction_start_iter: int = 1 << 40
     prune_large_start_iter: int = 0
@@ -264,6 +266,8 @@ class GradisegStrategy(DefaultStrategy):
             self.igd_outlier,
             by_extent=self.igd_by_extent,
         )
+        # What is nearly transparent shows no boundary; it is haze, and two of it are worse than one.
+        mask &= torch.sigmoid(params["opacities"].flatten()) > self.igd_min_opacity
         n_split = int(mask.sum())
         if n_split:
             split_in_two(params, optimizers, state, mask, self.igd_split)

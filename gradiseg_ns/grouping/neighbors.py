@@ -60,6 +60,18 @@ class NeighborIndex:
         return torch.from_numpy(kept).to(targets.device, torch.int64)
 
 
+def outstanding(gradients: Tensor, outlier: float) -> Tensor:
+    """Position gradients [M, 3] with those set to zero that are not above ``outlier`` medians of their norms.
+
+    Away from boundaries the gradient is noise, and so is its direction.
+    """
+    norms = gradients.norm(dim=-1)
+    active = norms[norms > 0]
+    if outlier <= 0 or len(active) == 0:
+        return gradients
+    return torch.where((norms > outlier * active.median())[:, None], gradients, torch.zeros_like(gradients))
+
+
 def directional_neighbors(
     means: Tensor, targets: Tensor, directions: Tensor, candidates: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from gradiseg_ns.grouping.neighbors import (
     directional_neighbors,
     literal_directional_neighbors,
     neighbor_loss,
+    outstanding,
 )
 
 
@@ -84,6 +85,13 @@ def test_without_a_gradient_the_nearest_are_taken() -> None:
     found, valid = directional_neighbors(means, targets, torch.zeros(1, 3), candidates, 3)
     assert found.tolist() == candidates[:, :3].tolist()
     assert valid.all()
+
+
+def test_only_outstanding_gradients_have_a_direction() -> None:
+    gradients = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 9, 0], [0, 0, 0]])
+    assert outstanding(gradients, 3.0).norm(dim=-1).tolist() == [0, 0, 0, 9, 0]
+    assert torch.equal(outstanding(gradients, 0.0), gradients)
+    assert torch.equal(outstanding(gradients[4:], 3.0), gradients[4:])
 
 
 def test_loss_is_the_kl_divergence() -> None:
