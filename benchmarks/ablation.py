@@ -47,7 +47,6 @@ ROWS: dict[str, dict[str, Any]] = {
         "pipeline.model.la_knn": "off",
         "pipeline.model.identity_geometry": 0.0,
     },
-    "both-free-norm": {"pipeline.model.identity_unit_norm": False},
     "no-3d-loss": {"pipeline.model.igd": False, "pipeline.model.neighbor_loss_weight": 0.0},
     "no-identity": {"pipeline.model.identity": False},
 }

@@ -95,6 +95,8 @@ gradiseg_lite = MethodSpecification(
             schedule=ScheduleConfig(refine_every=50, opacity_reset_interval=0.0, prune_large_from=1.0),
             densify_grad_thresh=0.0004,
             cull_alpha_thresh=0.02,
+            # A tenth of the steps: every Gaussian is drawn for L_3d as often.
+            neighbor_samples=10_000,
         ),
         # A tenth of the steps: what has to travel as far must go faster.
         _optimizers(identity=0.025, classifier=0.005),

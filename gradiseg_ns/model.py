@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -65,14 +64,11 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """Learn identities at all; False is plain splatfacto on our rasteriser."""
     identity_dim: int = IDENTITY_DIM
     """Channels of an identity encoding, 16 in the paper."""
-    identity_unit_norm: bool = True
-    """Blend encodings of length 1. A haze of faint Gaussians close to one camera can then not outvote what
-    stands behind it, which it otherwise learns to do wherever the ids of that view are wrong."""
     identity_loss_weight: float = 1.0
     """alpha of the paper: weight of L_2d, the cross-entropy against the id maps (divided by log(classes))."""
     identity_pixels: int = 0
     """L_2d is taken over that many random pixels a step; 0 takes all."""
-    identity_geometry: float = 0.1
+    identity_geometry: float = 0.3
     """How much of L_2d's gradient may move means, scales, rotations and opacities: 1 is all, as in Gaussian
     Grouping, 0 nothing. It sharpens boundaries, and wrong ids bend the scene (docs/gradiseg.md)."""
     neighbor_loss_weight: float = 2.0
@@ -299,10 +295,6 @@ class GradisegModel(SplatfactoModel):
         )
         return gaussians, params
 
-    def _encodings(self, identity: Tensor) -> Tensor:
-        """Identity encodings [N, D] as they are blended and classified."""
-        return F.normalize(identity, dim=-1) if self.config.identity_unit_norm else identity
-
     def _colors(self, params: dict[str, Tensor], camera: rendering.Camera, visible: Tensor) -> Tensor:
         """View-dependent colours [N, 3] of the visible Gaussians."""
         if self.config.sh_degree == 0:
@@ -349,7 +341,7 @@ class GradisegModel(SplatfactoModel):
         groups, moves = [torch.cat(color_groups, dim=-1)], [1.0]
         probe = self.training and identity_on and self._probe_needed()
         if identity_on and not probe:
-            groups.append(self._encodings(params["identity"]))
+            groups.append(params["identity"])
             moves.append(self.config.identity_geometry)
         maps, alpha = rendering.rasterize(
             projection, groups, geometry_grad=moves, absgrad=self.training and self.strategy.absgrad
@@ -357,7 +349,7 @@ class GradisegModel(SplatfactoModel):
         identity_map = maps[1] if len(maps) > 1 else None
         self.info = projection.info()
         if probe:
-            identity_map = self._render_identity_probe(projection, self._encodings(params["identity"]))
+            identity_map = self._render_identity_probe(projection, params["identity"])
         if self.training:
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
@@ -490,7 +482,7 @@ class GradisegModel(SplatfactoModel):
             )
         identity = self.gauss_params["identity"]
         chosen = torch.cat([targets, neighbors.reshape(-1)])
-        logits = self.classifier(self._encodings(identity.index_select(0, chosen)))
+        logits = self.classifier(identity.index_select(0, chosen))
         target_logits, neighbor_logits = logits.split([len(targets), neighbors.numel()])
         return neighbor_loss(target_logits, neighbor_logits.reshape(*neighbors.shape, -1), valid)
 
@@ -526,7 +518,11 @@ class GradisegModel(SplatfactoModel):
             self.info["identity_position_gradient"] = right + down
         if encoding.grad is not None:
             self.info["identity_gradient"] = encoding.grad.norm(dim=-1)
-        if self.config.igd_signal != "gradient" and self.strategy.in_igd(self.step) and identity_map.grad is not None:
+        if (
+            self.config.igd_signal != "gradient"
+            and self.strategy.in_igd(self.step)
+            and identity_map.grad is not None
+        ):
             norms = identity_map.grad.norm(dim=-1, keepdim=True)
             norms = torch.cat([norms, torch.ones_like(norms)], dim=-1)
             gaussians, _ = self._gaussians(None)

@@ -107,7 +107,7 @@ def test_resume_from_the_command_line(config: Path, scene: Path, tmp_path: Path)
     assert [path.name for path in folder.iterdir()] == [f"step-{2 * STEPS - 1:09d}.ckpt"]
 
 
-def test_the_viewer_serves_its_page_on_this_machine_only(config: Path) -> None:
+def test_the_viewer_serves_its_page(config: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
