@@ -17,39 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROWS: dict[str, dict[str, Any]] = {
-    "neither": {"pipeline.model.igd": False, "pipeline.model.la_knn": "off"},
-    "igd": {"pipeline.model.igd": True, "pipeline.model.la_knn": "off"},
-    "la-knn": {"pipeline.model.igd": False, "pipeline.model.la_knn": "local"},
-    "both": {"pipeline.model.igd": True, "pipeline.model.la_knn": "local"},
-    # What the paper leaves open; see docs/gradiseg.md. Each is `both` or `neither` with one thing changed.
-    "both-paper-rules": {
-        "pipeline.model.igd_signal": "gradient",
-        "pipeline.model.la_knn_direction": "total",
-        "pipeline.model.la_knn_outlier": 0.0,
-    },
-    "both-split-sample": {"pipeline.model.igd_split": "sample"},
-    "both-split-major": {"pipeline.model.igd_split": "major_axis"},
-    "both-signal-gradient": {"pipeline.model.igd_signal": "gradient"},
-    "both-signal-absolute": {"pipeline.model.igd_signal": "absolute"},
-    "both-direction-total": {"pipeline.model.la_knn_direction": "total"},
-    "both-direction-everywhere": {"pipeline.model.la_knn_outlier": 0.0},
-    "both-literal": {"pipeline.model.la_knn": "literal"},
-    "both-geometry-all": {"pipeline.model.identity_geometry": 1.0},
-    "both-geometry-none": {"pipeline.model.identity_geometry": 0.0},
-    "neither-geometry-all": {
-        "pipeline.model.igd": False,
-        "pipeline.model.la_knn": "off",
-        "pipeline.model.identity_geometry": 1.0,
-    },
-    "neither-geometry-none": {
-        "pipeline.model.igd": False,
-        "pipeline.model.la_knn": "off",
-        "pipeline.model.identity_geometry": 0.0,
-    },
-    "no-3d-loss": {"pipeline.model.igd": False, "pipeline.model.neighbor_loss_weight": 0.0},
-    "no-identity": {"pipeline.model.identity": False},
-}
+import yaml
+
+ROWS: dict[str, dict[str, Any]] = yaml.safe_load(
+    (Path(__file__).parents[1] / "configs" / "ablation.yaml").read_text()
+)["rows"]
 TABLE_4 = ("neither", "igd", "la-knn", "both")
 
 
@@ -66,7 +38,7 @@ class Ablation:
     ignore_ids: tuple[int, ...] = ()
     """Object ids left out of mIoU, such as background and table."""
     rows: tuple[str, ...] = TABLE_4
-    """Which rows to train. Known: see ROWS in this file."""
+    """Which rows to train. Known: those of configs/ablation.yaml."""
     seeds: tuple[int, ...] = (0, 1)
     method: str = "gradiseg-lite"
     steps: int | None = None
