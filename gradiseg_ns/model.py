@@ -89,8 +89,9 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """Whose position gradient LA-KNN looks against: that of L_2d alone, or that of the whole loss (paper)."""
     igd: bool = True
     """Identity-gradient-guided densification."""
-    igd_budget: float = 0.12
-    """IGD may add that share of Gaussians; tau, the paper's threshold, is the quantile that keeps to it."""
+    igd_budget: float = 0.25
+    """IGD may split that share of the Gaussians in its phase; tau, the paper's threshold, is the quantile that keeps
+    to it. About half as many more are there at the end: some halves are culled."""
     igd_outlier: float = 3.0
     """Only identity gradients above that many medians are split, whatever the budget."""
     igd_split: SplitRule = "boundary_axis"

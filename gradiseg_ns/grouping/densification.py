@@ -176,7 +176,7 @@ class GradisegStrategy(DefaultStrategy):
     igd: bool = True
     igd_start_iter: int = 12_000
     igd_stop_iter: int = 15_000
-    igd_budget: float = 0.12
+    igd_budget: float = 0.25
     igd_outlier: float = 3.0
     igd_by_extent: bool = False
     igd_min_opacity: float = 0.3
