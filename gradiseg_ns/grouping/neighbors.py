@@ -52,7 +52,7 @@ class NeighborIndex:
         rows = targets.detach().cpu().numpy()
         if count < 1:
             return targets.new_zeros((len(rows), 0))
-        found = np.asarray(self._tree.query(self._points[rows], k=count + 1)[1])
+        found = np.asarray(self._tree.query(self._points[rows], k=count + 1, workers=-1)[1])
         # Gaussians may coincide (just duplicated), so a Gaussian is not always its own first neighbour.
         own = found == rows[:, None]
         own[~own.any(axis=1), -1] = True
@@ -140,9 +140,9 @@ def neighbor_loss(target_logits: Tensor, neighbor_logits: Tensor, valid: Tensor 
 class NeighborSampler:
     """Draws M Gaussians a step and knows their Euclidean neighbours, at a bounded cost a step.
 
-    The tree and the neighbours of a pool of targets are made once for ``period`` steps (a pool of M * period
-    targets), again when the number of Gaussians changes. On CUDA the pool of the next period is prepared by a
-    thread meanwhile; it is waited for at a fixed step, so that runs stay reproducible.
+    The tree and the neighbours of a pool of M * period targets (of all N, if those are fewer) are made once for
+    ``period`` steps, and again when the number of Gaussians changes. On CUDA the pool of the next period is
+    prepared by a thread meanwhile; it is waited for at a fixed step, so that runs stay reproducible.
 
     Args:
         samples: M, targets a step.
@@ -167,7 +167,8 @@ class NeighborSampler:
         return state
 
     def _build(self, means: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return targets, NeighborIndex(means).nearest(targets, self.candidates)
+        known = targets if len(targets) <= len(means) else torch.arange(len(means))
+        return targets, NeighborIndex(means).nearest(known, self.candidates)
 
     def _targets(self, count: int) -> Tensor:
         return torch.randint(count, (self.samples * self.period,), generator=self._generator)
@@ -190,4 +191,7 @@ class NeighborSampler:
         assert self._pool is not None
         part = slice(self._position * self.samples, (self._position + 1) * self.samples)
         self._position += 1
-        return self._pool[0][part], self._pool[1][part]
+        targets, neighbors = self._pool
+        if len(targets) <= count:
+            return targets[part], neighbors[part]
+        return targets[part], neighbors[targets[part]]

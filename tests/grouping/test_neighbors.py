@@ -124,5 +124,7 @@ def test_sampler_follows_the_number_of_gaussians_and_repeats() -> None:
         assert torch.equal(targets, t2) and torch.equal(neighbors, n2)
     assert not torch.equal(seen[0][0], seen[1][0])
     assert seen[0][1].shape == (50, 8)
+    for targets, neighbors in seen:
+        assert torch.equal(neighbors, NeighborIndex(means).nearest(targets, 8))
     targets, neighbors = sampler.draw(means[:60])
-    assert int(targets.max()) < 60 and int(neighbors.max()) < 60
+    assert torch.equal(neighbors, NeighborIndex(means[:60]).nearest(targets, 8))
