@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from gsplat.strategy.ops import remove
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -40,6 +41,8 @@ from gradiseg_ns.losses.ssim import FastSSIM
 from gradiseg_ns.lpips import LazyLpips, without_lpips_download
 from gradiseg_ns.scene.objects import ObjectTable
 
+MIN_WEIGHT = 0.01
+"""A view sees a Gaussian whose blending weights sum to more than this, in pixels."""
 MIN_ACCUMULATION = 0.1
 """Below this accumulation a pixel shows no object at all: it is drawn as background and has the id IGNORE."""
 
@@ -102,6 +105,10 @@ class GradisegModelConfig(SplatfactoModelConfig):
     which they do not; `conflict`, the second less the first: what cancels. A Gaussian whose pixels all pull
     the same way, as where a view has a wrong id for the whole object, is in no conflict. The latter two are
     taken per weight of the pixels."""
+    prune_min_views: int = 2
+    """Gaussians that fewer training views than that see are removed, every `schedule.prune-unseen-every` of the
+    run; 0 keeps them. Nothing holds them where they are: they float before the cameras and hide what other views
+    should see."""
     metrics_ignore_ids: tuple[int, ...] = ()
     """Object ids that mIoU and mBIoU leave out, such as background and table."""
 
@@ -535,6 +542,42 @@ class GradisegModel(SplatfactoModel):
             if self.config.igd_signal == "conflict":
                 absolute = (absolute - self.info["identity_gradient"]).clamp(min=0)
             self.info["identity_gradient"] = absolute
+
+    # ------------------------------------------------------------------ pruning
+
+    @torch.no_grad()
+    def views_seen(self, cameras: Cameras) -> Tensor:
+        """How many of some views see each Gaussian: int64 [N].
+
+        A view sees what has a blending weight in it, sum_p w_i(p) > MIN_WEIGHT: with the colour's gradient of the
+        masked-gradients paper (arXiv 2409.11681) it is the same sum.
+        """
+        gaussians, _ = self._gaussians(None)
+        antialiased = self.config.rasterize_mode == "antialiased"
+        count = torch.zeros(self.num_points, dtype=torch.int64, device=self.device)
+        for index in range(len(cameras)):
+            view = self._camera(cameras[index : index + 1].to(self.device))
+            ones = torch.ones(view.height, view.width, 1, device=self.device)
+            weight = rendering.backproject(gaussians, view, ones, antialiased=antialiased)
+            count += weight[:, 0] > MIN_WEIGHT
+        return count
+
+    def prune_rarely_seen(self, cameras: Cameras, step: int) -> None:
+        """After a training step: remove what fewer than ``prune_min_views`` of the training views see."""
+        every, last = self.schedule.prune_unseen_every, step + 1 == self.schedule.length
+        if not every or ((step + 1) % every and not last):
+            return
+        needed = min(self.config.prune_min_views, len(cameras) - 1)
+        if needed < 1:
+            return
+        rare = self.views_seen(cameras) < needed
+        if bool(rare.any()) and not bool(rare.all()):
+            remove(
+                params=self.gauss_params,
+                optimizers=self.optimizers,
+                state=self.strategy_state,
+                mask=rare,
+            )
 
     # ------------------------------------------------------------------ metrics
 

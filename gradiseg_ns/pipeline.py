@@ -14,6 +14,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from nerfstudio.engine.callbacks import (
+    TrainingCallback,
+    TrainingCallbackAttributes,
+    TrainingCallbackLocation,
+)
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -44,6 +49,19 @@ class GradisegPipeline(VanillaPipeline):
     def model(self) -> GradisegModel:
         """The model, unwrapped."""
         return cast("GradisegModel", super().model)
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """nerfstudio's, and the pruning that needs all training views."""
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        return [
+            *callbacks,
+            TrainingCallback(
+                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
+                lambda step: self.model.prune_rarely_seen(self.datamanager.train_dataset.cameras, step),
+            ),
+        ]
 
     def get_average_image_metrics(
         self,

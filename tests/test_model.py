@@ -90,6 +90,27 @@ def test_a_crop_renders_what_is_inside_and_changes_nothing(trainer: GradisegTrai
     model.train()
 
 
+def test_what_hardly_a_training_view_sees_is_pruned(scene: Path, tmp_path: Path) -> None:
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=25, device="cpu")
+    trainer = runs.train(config)[0]
+    model, cameras = model_of(trainer), trainer.pipeline.datamanager.train_dataset.cameras
+    seen = model.views_seen(cameras)
+    assert int(seen.min()) >= 2, "the last step prunes"
+    assert int(seen.max()) == len(cameras)
+    model.means.data[0] = 1e3
+    assert int(model.views_seen(cameras)[0]) == 0 and torch.equal(model.views_seen(cameras)[1:], seen[1:])
+    count = model.num_points
+    model.prune_rarely_seen(cameras, step=24)
+    assert model.num_points == count - 1
+    assert all(len(p) == count - 1 for p in model.gauss_params.values())
+    model.means.data[0] = 1e3
+    model.prune_rarely_seen(cameras, step=12)
+    assert model.num_points == count - 1, "not its turn"
+    model.config.prune_min_views = 0
+    model.prune_rarely_seen(cameras, step=24)
+    assert model.num_points == count - 1, "switched off"
+
+
 def test_the_run_is_written_down(trainer: GradisegTrainer) -> None:
     config = yaml.load((trainer.base_dir / "config.yml").read_text(), Loader=yaml.Loader)
     model = config.pipeline.model
@@ -121,7 +142,7 @@ def resumed(
         tmp_path,
         steps=steps,
         device="cpu",
-        options={"load_dir": trainer.checkpoint_dir},
+        options={"load_dir": trainer.checkpoint_dir, "pipeline.model.prune_min_views": 0},
     )
     for key, value in options.items():
         setattr(config.pipeline.datamanager, key, value)

@@ -28,6 +28,8 @@ class ScheduleConfig:
     """opacities are reset that often while densifying (3,000 of 30,000); 0 for never"""
     prune_large_from: float = 0.1
     """Gaussians that are too large are pruned from here on (3,000 of 30,000, after the first opacity reset)"""
+    prune_unseen_every: float = 0.1
+    """Gaussians that hardly a training view sees are pruned that often, the last time at the end; 0 for never"""
     full_resolution_from: float = 0.2
     """photos and maps are used at full resolution from here on (6,000 of 30,000), halved twice before that"""
     screen_size_until: float = 4 / 30
@@ -51,6 +53,7 @@ class Schedule:
     identity_from: int
     opacity_reset_every: int
     prune_large_from: int
+    prune_unseen_every: int  # 0 for never
     resolution_interval: int
     screen_size_until: int
     color_degree_interval: int
@@ -107,6 +110,7 @@ def resolve_schedule(
         identity_from=step(config.identity_from),
         opacity_reset_every=reset or 10 * length,
         prune_large_from=step(config.prune_large_from),
+        prune_unseen_every=step(config.prune_unseen_every),
         resolution_interval=max(1, step(config.full_resolution_from) // max(1, num_downscales)),
         screen_size_until=step(config.screen_size_until),
         color_degree_interval=max(1, step(config.full_color_from) // max(1, sh_degree)),
