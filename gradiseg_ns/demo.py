@@ -1,6 +1,6 @@
 """``make demo``: train on the scene that comes with the project, evaluate, and leave a picture to look at.
 
-python -m gradiseg_ns.demo [--steps 2000] [--scene FOLDER]
+python -m gradiseg_ns.demo [--steps 1200] [--scene FOLDER]
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Demo:
     """A scene in nerfstudio's format with id maps in object_mask/."""
     output: Path = Path("outputs/demo")
     """Where overview.png, metrics.json, objects.csv and the run go."""
-    steps: int = 2000
+    steps: int = 1200
     """Steps of training."""
     views: int = 4
     """Held-out views in the overview."""

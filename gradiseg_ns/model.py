@@ -347,7 +347,7 @@ class GradisegModel(SplatfactoModel):
             color_groups.append(projection.depths[0][:, None])
         identity_on = self._identity_on and not (self.training and self.step < self.schedule.identity_from)
         groups, moves = [torch.cat(color_groups, dim=-1)], [1.0]
-        probe = self.training and identity_on and self._probe_needed()
+        probe = self.training and identity_on and self.strategy.needs_position_gradient(self.step)
         if identity_on and not probe:
             groups.append(params["identity"])
             moves.append(self.config.identity_geometry)
@@ -377,10 +377,6 @@ class GradisegModel(SplatfactoModel):
             outputs["background"] = background.expand(*self.last_size, 3)
             self._add_segmentation(outputs, identity_map, alpha, background)
         return outputs
-
-    def _probe_needed(self) -> bool:
-        """Whether this step needs L_2d's gradients apart from the others': for IGD, or for LA-KNN's direction."""
-        return self.strategy.in_igd(self.step) or self.step >= self.strategy.direction_start_iter
 
     def _render_identity_probe(self, projection: rendering.Projection, identity: Tensor) -> Tensor:
         """Identities in a blend of their own, from which IGD learns where the segmentation loss pushes.

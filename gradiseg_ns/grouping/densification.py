@@ -30,8 +30,10 @@ SPLIT_OFFSET = 0.75
 standard deviation sqrt(1 - 0.75^2) = 0.66 keeps the second moment of the pair equal to the parent's, and is
 close to the 1 / 1.6 of 3DGS's own split."""
 
-DIRECTION_RATE = 0.05
-"""Weight of a new view in the moving average of directions: some twenty views count."""
+DIRECTION_EVERY = 5
+"""Every how many steps a view is asked for directions: it costs a blend of its own."""
+DIRECTION_RATE = 0.1
+"""Weight of a new view in the moving average of directions: some ten views count."""
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
@@ -195,6 +197,11 @@ class GradisegStrategy(DefaultStrategy):
     def in_igd(self, step: int) -> bool:
         """Whether IGD accumulates at this step."""
         return self.igd and self.igd_start_iter <= step < self.igd_stop_iter
+
+    def needs_position_gradient(self, step: int) -> bool:
+        """Whether L_2d's own position gradient is wanted at this step: by IGD, or for LA-KNN's direction."""
+        follows = step >= self.direction_start_iter and step % DIRECTION_EVERY == 0
+        return follows or self.in_igd(step)
 
     def step_post_backward(
         self,

@@ -177,6 +177,13 @@ def test_a_split_resets_the_accumulator_of_what_was_split() -> None:
     assert float(state["identity_gradient"][:95].max()) == 94.0
 
 
+def test_the_position_gradient_is_wanted_by_igd_and_every_fifth_step_after_it() -> None:
+    strategy = GradisegStrategy(igd_start_iter=10, igd_stop_iter=13, direction_start_iter=10)
+    wanted = [step for step in range(25) if strategy.needs_position_gradient(step)]
+    assert wanted == [10, 11, 12, 15, 20]
+    assert not GradisegStrategy(igd=False).needs_position_gradient(12_000)
+
+
 def test_the_direction_is_an_average_of_the_views_that_saw_the_gaussian() -> None:
     strategy = GradisegStrategy(direction_start_iter=0)
     state = strategy.initialize_state()
