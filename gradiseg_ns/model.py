@@ -60,9 +60,6 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """When what happens, as fractions of the run. Splatfacto's own step numbers follow from it, unless set."""
     run_length: int = 30_000
     """Steps of the whole run; taken from --max-num-iterations when training starts."""
-    training_near_plane: float = 0.01
-    """Training views see nothing nearer than this (the cameras lie in a cube of -1 to 1). Haze that hangs before
-    one camera then learns nothing from it. Rendering sees everything from 0.01 on, as splatfacto does."""
     identity: bool = True
     """Learn identities at all; False is plain splatfacto on our rasteriser."""
     identity_dim: int = IDENTITY_DIM
@@ -335,10 +332,7 @@ class GradisegModel(SplatfactoModel):
         view = self._camera(camera)
         gaussians, params = self._gaussians(chosen)
         projection = rendering.project(
-            gaussians,
-            view,
-            antialiased=self.config.rasterize_mode == "antialiased",
-            near=self.config.training_near_plane if self.training else 0.01,
+            gaussians, view, antialiased=self.config.rasterize_mode == "antialiased"
         )
         visible = projection.radii[0] > 0
         color_groups = [self._colors(params, view, visible)]
