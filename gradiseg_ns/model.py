@@ -91,7 +91,7 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """Identity-gradient-guided densification."""
     igd_budget: float = 0.25
     """IGD may split that share of the Gaussians in its phase; tau, the paper's threshold, is the quantile that keeps
-    to it. About half as many more are there at the end: some halves are culled."""
+    to it. Fewer are added in the end, since some halves are culled."""
     igd_outlier: float = 3.0
     """Only identity gradients above that many medians are split, whatever the budget."""
     igd_split: SplitRule = "boundary_axis"
