@@ -486,6 +486,22 @@ def blend_transpose(
                 )
 
 
+@helper
+def _sum_rows_of(rank, rank_start, places, group_mask, rows, flat_rows, total):
+    """total [c] becomes the sum of the rows of the Gaussian of a rank."""
+    size = rows.shape[1]
+    total[:] = _ZERO
+    for i in range(rank_start[rank], rank_start[rank + 1]):
+        place = places[i]
+        if i + AHEAD < len(places):
+            coming = np.int64(places[i + AHEAD]) * size
+            for k in range(0, size, LINE):
+                prefetch(flat_rows, coming + k)
+        if group_mask[place] != 0:
+            for k in range(size):
+                total[k] += rows[place, k]
+
+
 @kernel
 def sum_rows(
     begin, end, order, rank_start, places, group_mask, rows, rest_start,
@@ -496,16 +512,7 @@ def sum_rows(
     flat_rows = rows.reshape(-1)
     total = np.empty(size, np.float32)
     for rank in range(begin, end):
-        total[:] = _ZERO
-        for i in range(rank_start[rank], rank_start[rank + 1]):
-            place = places[i]
-            if i + AHEAD < len(places):
-                coming = np.int64(places[i + AHEAD]) * size
-                for k in range(0, size, LINE):
-                    prefetch(flat_rows, coming + k)
-            if group_mask[place] != 0:
-                for k in range(size):
-                    total[k] += rows[place, k]
+        _sum_rows_of(rank, rank_start, places, group_mask, rows, flat_rows, total)
         g = order[rank]
         for k in range(2):
             v_means2d[g, k], v_abs[g, k] = total[ROW_MEAN + k], total[ROW_ABS + k]
@@ -526,16 +533,7 @@ def sum_feature_rows(begin, end, order, rank_start, places, group_mask, rows, su
     taken = min(size, sums.shape[1] - first_channel)
     total = np.empty(size, np.float32)
     for rank in range(begin, end):
-        total[:] = _ZERO
-        for i in range(rank_start[rank], rank_start[rank + 1]):
-            place = places[i]
-            if i + AHEAD < len(places):
-                coming = np.int64(places[i + AHEAD]) * size
-                for k in range(0, size, LINE):
-                    prefetch(flat_rows, coming + k)
-            if group_mask[place] != 0:
-                for k in range(size):
-                    total[k] += rows[place, k]
+        _sum_rows_of(rank, rank_start, places, group_mask, rows, flat_rows, total)
         for k in range(taken):
             sums[order[rank], first_channel + k] = total[k]
 
