@@ -17,9 +17,12 @@ from torch.autograd.function import once_differentiable
 from .cpu import blending, harmonics
 from .cpu import projection as kernels
 from .cpu.binning import Bins, bin_gaussians
+from .cpu.memory import keep_freed_memory
 from .cpu.simd import BLOCK
 from .cpu.threads import get_num_threads, parallel, parallel_ranges
 from .types import Camera, Gaussians, Projection
+
+keep_freed_memory()
 
 TRANSPOSE_CHANNELS = 64
 """Channels of one pass of the transpose: bounds its memory, one row of so many float32 per intersection."""

@@ -118,9 +118,16 @@ class ObjectTable:
         ids = ids.to(torch.int64)
         if not self.ids:
             return torch.full_like(ids, IGNORE)
-        known = torch.tensor(self.ids, dtype=torch.int64, device=ids.device)
-        classes = torch.searchsorted(known, ids).clamp_(max=len(self.ids) - 1)
-        return torch.where(known[classes] == ids, classes, IGNORE)
+        # A table with a row for every id up to the largest, and one on either side for all that lie beyond.
+        largest = self.ids[-1]
+        if largest >= _N_TABLE:
+            known = torch.tensor(self.ids, dtype=torch.int64, device=ids.device)
+            classes = torch.searchsorted(known, ids).clamp_(max=len(self.ids) - 1)
+            return torch.where(known[classes] == ids, classes, IGNORE)
+        table = torch.full((largest + 3,), IGNORE, dtype=torch.int64)
+        table[torch.tensor(self.ids) + 1] = torch.arange(len(self.ids))
+        rows = ids.clamp(-1, largest + 1).add_(1).reshape(-1)
+        return table.to(ids.device).index_select(0, rows).reshape(ids.shape)
 
     def ids_of(self, classes: Tensor) -> Tensor:
         """Object ids of class indices: any shape, int64; `IGNORE` stays what it is."""

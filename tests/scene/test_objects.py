@@ -122,12 +122,13 @@ def test_table_from_ids() -> None:
     assert torch.equal(table.colors, object_colors([3, 7, 300]))
 
 
-def test_classes_and_ids() -> None:
-    table = ObjectTable.create([0, 3, 300])
-    ids = torch.tensor([[0, 300], [3, 5], [IGNORE, 999]], dtype=torch.int32)
+@pytest.mark.parametrize("largest", [300, 70_000])  # looked up in a table, or searched
+def test_classes_and_ids(largest: int) -> None:
+    table = ObjectTable.create([0, 3, largest])
+    ids = torch.tensor([[0, largest], [3, 5], [IGNORE, 99_999]], dtype=torch.int32)
     classes = table.classes_of(ids)
     assert classes.tolist() == [[0, 2], [1, IGNORE], [IGNORE, IGNORE]]
-    assert table.ids_of(classes).tolist() == [[0, 300], [3, IGNORE], [IGNORE, IGNORE]]
+    assert table.ids_of(classes).tolist() == [[0, largest], [3, IGNORE], [IGNORE, IGNORE]]
     empty = ObjectTable.create([])
     assert empty.classes_of(ids).eq(IGNORE).all() and empty.ids_of(torch.tensor([IGNORE])).tolist() == [
         IGNORE
