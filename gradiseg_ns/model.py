@@ -7,14 +7,16 @@ Thin on purpose: which maps are rendered, which losses apply when, what a checkp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from gsplat.strategy.ops import remove
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
@@ -36,10 +38,19 @@ from gradiseg_ns.grouping.neighbors import (
     neighbor_loss,
     outstanding,
 )
-from gradiseg_ns.grouping.schedule import Schedule, ScheduleConfig, resolve_schedule
+from gradiseg_ns.grouping.schedule import (
+    Schedule,
+    ScheduleConfig,
+    of_trained_splat,
+    resolve_schedule,
+)
 from gradiseg_ns.losses.ssim import FastSSIM
 from gradiseg_ns.lpips import LazyLpips, without_lpips_download
 from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.votes.accumulate import VoteAccumulator, Votes
+from gradiseg_ns.votes.identities import encode, fit_scale, spread_codes
+from gradiseg_ns.votes.labels import majority
 
 MIN_WEIGHT = 0.01
 """A view sees a Gaussian whose blending weights sum to more than this, in pixels."""
@@ -60,6 +71,14 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """When what happens, as fractions of the run. Splatfacto's own step numbers follow from it, unless set."""
     run_length: int = 30_000
     """Steps of the whole run; taken from --max-num-iterations when training starts."""
+    start_from: Path | None = None
+    """Start from the Gaussians of a trained splat instead of points: a run of splatfacto or gradiseg on the same data
+    with the same dataparser options (its folder or config.yml), or a 3DGS PLY in nerfstudio's frame. Nothing is
+    densified by position gradients then, and a few hundred steps (--max-num-iterations 300) do."""
+    associate: Literal["off", "auto", "keep", "new"] = "off"
+    """Make the ids of the training maps agree on the way, when the schedule takes votes: `keep` repairs ids that mostly
+    agree, `new` numbers the objects of unrelated masks, `auto` looks which it is. Identities are learned from then on.
+    The new maps are written beside the run, as `associated_mask`."""
     identity: bool = True
     """Learn identities at all; False is plain splatfacto on our rasteriser."""
     identity_dim: int = IDENTITY_DIM
@@ -112,9 +131,17 @@ class GradisegModelConfig(SplatfactoModelConfig):
 
 def apply_schedule(config: GradisegModelConfig) -> Schedule:
     """Derive the run's step numbers and write them into splatfacto's own fields, except those the user set."""
+    phases = config.schedule if config.start_from is None else of_trained_splat(config.schedule)
     schedule = resolve_schedule(
-        config.schedule, config.run_length, num_downscales=config.num_downscales, sh_degree=config.sh_degree
+        phases, config.run_length, num_downscales=config.num_downscales, sh_degree=config.sh_degree
     )
+    if config.associate != "off":
+        if schedule.votes_at >= schedule.length:
+            raise ValueError(
+                "--pipeline.model.associate happens when votes are taken, but schedule.votes-at is 1, never: "
+                "expected less, such as 0.4"
+            )
+        schedule = dataclasses.replace(schedule, identity_from=max(schedule.identity_from, schedule.votes_at))
     derived = {
         "warmup_length": schedule.densify_from,
         "refine_every": schedule.refine_every,
@@ -219,6 +246,65 @@ class GradisegModel(SplatfactoModel):
         if self.config.identity and len(self.objects.ids) > 0:
             groups["classifier"] = list(self.classifier.parameters())
         return groups
+
+    # --------------------------------------------------------------- head start
+
+    def adopt(self, splat: Splat) -> None:
+        """Take over the Gaussians of a trained splat, before there are optimizers. Identities start anew."""
+        params = splat.to(self.device).to_parameters()
+        wanted = (self.config.sh_degree + 1) ** 2 - 1
+        rest = params["features_rest"][:, :wanted]
+        params["features_rest"] = F.pad(rest, (0, 0, 0, wanted - rest.shape[1]))
+        if self.config.sh_degree == 0:
+            params["features_dc"] = torch.logit((SH2RGB(params["features_dc"])).clamp(1e-4, 1 - 1e-4))
+        if self.config.identity:
+            params["identity"] = initial_identity(len(splat), self.config.identity_dim)
+        for name, parameter in self.gauss_params.items():
+            parameter.data = params[name].to(self.device, torch.float32).clone()
+
+    def set_objects(self, ids: Iterable[int], names: Mapping[int, str]) -> None:
+        """Other objects than the data had at first, while training. The classifier has to be set after that."""
+        self.objects = ObjectTable.create(list(ids), names)
+        self.classifier.resize(len(self.objects))
+
+    @torch.no_grad()
+    def identities_from_votes(self, views: Iterable[tuple[Cameras, Tensor]]) -> Votes:
+        """Set identities and classifier from the votes of id maps (:mod:`gradiseg_ns.votes.identities`).
+
+        What optimizers know of them is forgotten.
+
+        Args:
+            views: cameras with id maps int [H, W, 1] at their resolution.
+        """
+        gaussians, _ = self._gaussians(None)
+        antialiased = self.config.rasterize_mode == "antialiased"
+        accumulator = VoteAccumulator(self.num_points, len(self.objects.ids), self.device)
+        codes = spread_codes(len(self.objects.ids), self.config.identity_dim).to(self.device)
+        few: list[tuple[rendering.Camera, Tensor]] = []
+        for index, (camera, id_map) in enumerate(views):
+            view = self._camera(camera)
+            classes = self.objects.classes_of(id_map[..., 0].to(self.device))
+            accumulator.add(rendering.project(gaussians, view, antialiased=antialiased), classes)
+            if index % 8 == 0:
+                few.append((view, classes))
+        votes = accumulator.result()
+        identity = encode(majority(votes).classes, codes)
+        maps = (
+            (rendering.render(gaussians, view, identity, antialiased=antialiased)[0], classes)
+            for view, classes in few
+        )
+        scale = fit_scale(codes, maps)
+        # The product of both is what counts; equal shares keep the gradients of both in proportion.
+        share = scale**0.5
+        for parameter, value in (
+            (self.gauss_params["identity"], identity * share),
+            (self.classifier.weight, codes * share),
+            (self.classifier.bias, torch.zeros_like(self.classifier.bias)),
+        ):
+            parameter.copy_(value)
+            for optimizer in getattr(self, "optimizers", {}).values():
+                optimizer.state.pop(parameter, None)
+        return votes
 
     # -------------------------------------------------------------- checkpoints
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from nerfstudio.engine.callbacks import (
     TrainingCallback,
@@ -25,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from gradiseg_ns.data.datamanager import GradisegDataManager
+from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.model import GradisegModel
 
 if TYPE_CHECKING:
@@ -50,18 +52,81 @@ class GradisegPipeline(VanillaPipeline):
         """The model, unwrapped."""
         return cast("GradisegModel", super().model)
 
+    def __init__(
+        self, config: GradisegPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any
+    ) -> None:
+        super().__init__(config, device, test_mode, **kwargs)
+        start = self.model.config.start_from
+        if start is not None and test_mode == "val":
+            from gradiseg_ns.sources import load_splat
+
+            splat = load_splat(Path(start))
+            self.model.adopt(splat)
+            CONSOLE.print(f"Starting from the {len(splat)} Gaussians of {start}.")
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """nerfstudio's, and the pruning that needs all training views."""
+        """nerfstudio's, and what needs all training views: taking votes, and pruning what hardly any sees."""
         callbacks = super().get_training_callbacks(training_callback_attributes)
         return [
             *callbacks,
+            TrainingCallback(
+                [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION],
+                lambda step: self.take_votes(step, training_callback_attributes.trainer),
+            ),
             TrainingCallback(
                 [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
                 lambda step: self.model.prune_rarely_seen(self.datamanager.train_dataset.cameras, step),
             ),
         ]
+
+    def take_votes(self, step: int, trainer: Any = None) -> None:
+        """Before a training step: identities from the votes of all training maps, when the schedule says so.
+
+        With ``associate`` the ids of the maps are made to agree first; the new maps are written beside the run of
+        ``trainer``, whose configuration names them from then on.
+        """
+        model = self.model
+        if step != model.schedule.votes_at or not model.config.identity or not model.objects.ids:
+            return
+        model.eval()  # at full resolution
+        if model.config.associate != "off":
+            self._associate(trainer)
+        cameras, cached = self.datamanager.train_dataset.cameras, self.datamanager.cached_train
+        views = ((cameras[i : i + 1].to(model.device), item["id_map"]) for i, item in enumerate(cached))
+        model.identities_from_votes(views)
+        model.train()
+
+    def _associate(self, trainer: Any) -> None:
+        from gradiseg_ns.mask_folders import associate_views, write_association
+        from gradiseg_ns.scene.splat import Splat
+        from gradiseg_ns.sources import Scene
+
+        model, manager = self.model, self.datamanager
+        antialiased = model.config.rasterize_mode == "antialiased"
+        splat = Splat.from_parameters(dict(model.gauss_params.items()), antialiased=antialiased)
+        scene = Scene(Path(manager.config.dataparser.data), manager, torch.device(model.device))
+        mode = model.config.associate
+        assert mode != "off"
+        done = associate_views(scene, splat, ids=mode)
+        if trainer is not None:
+            folder = Path(trainer.base_dir) / "associated_mask"
+            write_association(folder, scene, done)
+            # What is resumed or evaluated later reads the new maps, and leaves them as they are.
+            trainer.config.pipeline.datamanager.masks_dir = str(folder.resolve())
+            trainer.config.pipeline.model.associate = "off"
+            trainer.config.save_config()
+            CONSOLE.print(f"Associated masks: {folder}")
+        for item, ids in zip(manager.cached_train, done.maps, strict=True):
+            item["id_map"] = torch.from_numpy(ids)[..., None].to(item["id_map"].device, torch.int32)
+        if not done.kept:
+            model.set_objects(
+                sorted({int(i) for ids in done.maps for i in np.unique(ids)}), {0: "unassigned"}
+            )
+            if manager.config.eval_masks_dir is None:  # their ids mean nothing any more
+                for item in manager.cached_eval:
+                    item["id_map"] = torch.full_like(item["id_map"], IGNORE)
 
     def get_average_image_metrics(
         self,

@@ -71,6 +71,8 @@ class GradisegTrainerConfig(TrainerConfig):
             return
         length = self.max_num_iterations + self._steps_done()
         model.run_length = length
+        if not model.identity:
+            self.pipeline.datamanager.require_maps = False  # type: ignore[attr-defined]
         apply_schedule(model)
         for group in self.optimizers.values():
             scheduler = group["scheduler"]

@@ -6,12 +6,15 @@ textures, photos by its path tracer Cycles on the CPU. Nothing is downloaded and
     pip install bpy==4.5.15 pillow          # Python 3.11, in an environment of its own
     python make_scene.py --out demo_scene   # about eight minutes on two cores
     python make_scene.py --out /tmp/look --views 3 --samples 8   # a quick look
+    python make_scene.py --out demo_scene --parts     # the part maps alone, of the scene that is there
 
 What it writes is what nerfstudio's `nerfstudio-data` parser reads, plus the id maps that `gradiseg` reads:
 
     images/frame_00001.jpg       photos
     object_mask/frame_00001.png  8-bit ids: 1..12 the objects, 13 the table, 0 the rest (floor and walls)
     object_names.json            {"1": "mug", ...}
+    part_mask/frame_00001.png    palette PNG: what the part is good for (1 grasp, 4 contain, ...), 0 nothing named
+    part_names.json              {"0": "background", "1": "grasp", ...}
     sparse_pc.ply                points as structure from motion would leave them: noisy, with a few outliers
     transforms.json              pinhole intrinsics in pixels, OpenGL camera-to-world poses
 
@@ -46,6 +49,12 @@ WALL = 6.0  # the room is a square of twice this side
 GAP = 0.002  # between surfaces that touch: thinner than any pixel, and neither pokes through the other
 
 Vector3 = tuple[float, float, float]
+
+# What a part is good for, by its id in the part maps: the classes of arXiv 2409.11681, of which the scene has five.
+AFFORDANCES = ("background", "grasp", "cut", "scoop", "contain", "pound", "support", "wrap-grasp")
+GRASP, CONTAIN, SUPPORT, WRAP_GRASP = 1, 4, 6, 7
+# The palette of the part maps, for who opens one; the ids are its indices.
+PART_COLORS = ("#000000", "#e6194b", "#f58231", "#ffe119", "#4363d8", "#911eb4", "#3cb44b", "#42d4f4")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -274,8 +283,18 @@ def torus(
 Parts = list[bpy.types.Object]
 
 
+def good_for(affordance: int, *parts: bpy.types.Object) -> Parts:
+    """Says what parts are good for (an id of AFFORDANCES); a part of which nothing is said is background."""
+    for part in parts:
+        part["affordance"] = affordance
+    return list(parts)
+
+
 def make_mug() -> Parts:
-    """A mug with bands and a thin handle; stands against the end of the book."""
+    """A mug with bands and a thin handle; stands against the end of the book.
+
+    Its body is one mesh and two parts: the outside is what a hand goes round, the inside is what holds tea.
+    """
     at, turn = (0.37, -0.8315, GAP), -40.0
     outside = [(0.0, 0.0), (0.19, 0.0), (0.235, 0.02), (0.24, 0.07), (0.24, 0.5), (0.235, 0.515)]
     inside = [(0.222, 0.515), (0.215, 0.5), (0.21, 0.08), (0.18, 0.045), (0.0, 0.04)]
@@ -287,6 +306,12 @@ def make_mug() -> Parts:
     wave.bands_direction = "Z"
     glaze.node_tree.nodes["Mapping"].inputs["Scale"].default_value = (1.0, 1.0, 1.9)
     body = lathe("mug", outside + inside, glaze, at, turn)
+    # The faces are in the order of the profile, as many for each of its pieces.
+    pieces = len(outside) + len(inside) - 1
+    of_face = np.repeat(
+        [WRAP_GRASP] * (len(outside) - 1) + [CONTAIN] * len(inside), len(body.data.polygons) // pieces
+    )
+    body.data.attributes.new("affordance", "INT", "FACE").data.foreach_set("value", of_face.astype(np.int32))
     clay = surface("mug handle", "noise", ["#24597a", "#3580a6"], 5, roughness=0.25)
     arc = [
         (0.225, 0, 0.4),
@@ -296,7 +321,7 @@ def make_mug() -> Parts:
         (0.31, 0, 0.11),
         (0.225, 0, 0.11),
     ]
-    return [body, tube("mug handle", arc, 0.027, clay, at, turn)]
+    return [body, *good_for(GRASP, tube("mug handle", arc, 0.027, clay, at, turn))]
 
 
 def make_book() -> Parts:
@@ -312,13 +337,14 @@ def make_book() -> Parts:
     def put(u: float, v: float, z: float) -> Vector3:
         return (x + c * u - s * v, y + s * u + c * v, z + GAP)
 
-    return [
+    return good_for(
+        SUPPORT,
         box("book bottom", (0.95, 0.7, 0.022), cover, put(0, 0, 0.011), turn, 0.006),
         box("book pages", (0.91, 0.65, 0.11), paper, put(0, 0.01, 0.077), turn, 0.0),
         box("book top", (0.95, 0.7, 0.022), cover, put(0, 0, 0.143), turn, 0.006),
         box("book spine", (0.95, 0.03, 0.154), cover, put(0, 0.34, 0.077), turn, 0.008),
         box("book label", (0.4, 0.13, 0.004), gold, put(-0.1, 0.17, 0.1555), turn, 0.0),
-    ]
+    )
 
 
 def make_pencil() -> Parts:
@@ -346,7 +372,7 @@ def make_pencil() -> Parts:
     )
     for part in parts:
         part.matrix_world = lay
-    return parts
+    return good_for(GRASP, *parts)
 
 
 def make_apple() -> Parts:
@@ -367,7 +393,8 @@ def make_apple() -> Parts:
     )
     stalk = surface("apple stalk", "noise", ["#4a3219", "#6e4f2a"], 20)
     body = lathe("apple", rounded(profile, 4), skin, at)
-    return [body, tube("apple stalk", [(0, 0, 0.33), (0.012, 0, 0.42), (0.05, 0.01, 0.5)], 0.014, stalk, at)]
+    stem = tube("apple stalk", [(0, 0, 0.33), (0.012, 0, 0.42), (0.05, 0.01, 0.5)], 0.014, stalk, at)
+    return good_for(WRAP_GRASP, body, stem)
 
 
 def make_orange() -> Parts:
@@ -380,7 +407,8 @@ def make_orange() -> Parts:
     x, y = 0.85 + reach * math.cos(math.radians(70)), -0.15 + reach * math.sin(math.radians(70))
     body = lathe("orange", profile, skin, (x, y, radius + GAP))
     navel = surface("orange navel", "noise", ["#4f5a1c", "#7a7a35"], 20)
-    return [
+    return good_for(
+        WRAP_GRASP,
         body,
         lathe(
             "orange navel",
@@ -388,7 +416,7 @@ def make_orange() -> Parts:
             navel,
             (x, y, 2 * radius),
         ),
-    ]
+    )
 
 
 BOTTLE_AT, BOTTLE_RADIUS = (0.42, 0.62), 0.2
@@ -404,10 +432,16 @@ def make_bottle() -> Parts:
     glass = surface("bottle glaze", "noise", ["#0e4a38", "#1c6e50", "#2c8a63"], 3, roughness=0.2)
     label = surface("bottle label", "checker", ["#efe8d2", "#c8452f"], 7, roughness=0.7)
     cork = surface("bottle cork", "cells", ["#7c5836", "#c79a66"], 28, roughness=0.9)
+    print_at = [(r, 0.2), (r + 0.003, 0.2), (r + 0.003, 0.52), (r, 0.52)]
     return [
-        lathe("bottle", lower + upper + rim, glass, at),
-        lathe("bottle label", [(r, 0.2), (r + 0.003, 0.2), (r + 0.003, 0.52), (r, 0.52)], label, at, turn=20),
-        lathe("bottle cork", [(0.045, 1.03), (0.05, 1.1), (0.04, 1.11), (0.0, 1.11)], cork, at),
+        *good_for(
+            WRAP_GRASP,
+            lathe("bottle", lower + upper + rim, glass, at),
+            lathe("bottle label", print_at, label, at, turn=20),
+        ),
+        *good_for(
+            GRASP, lathe("bottle cork", [(0.045, 1.03), (0.05, 1.1), (0.04, 1.11), (0.0, 1.11)], cork, at)
+        ),
     ]
 
 
@@ -426,7 +460,7 @@ def make_ring() -> Parts:
         @ Matrix.Rotation(math.pi / 2 + lean, 4, "Y")
     )
     paint = surface("ring paint", "noise", ["#7a3fa0", "#a864cf", "#d9a9ea"], 4, roughness=0.35)
-    return [torus("ring", major, minor, paint, pose)]
+    return good_for(GRASP, torus("ring", major, minor, paint, pose))
 
 
 BLOCK = 0.42
@@ -438,7 +472,7 @@ def _block(name: str, material: bpy.types.Material, along: float, layer: int, tw
     x, y = -0.85 + along * BLOCK * math.cos(row), 0.22 + along * BLOCK * math.sin(row)
     z = (layer + 0.5) * BLOCK + (layer + 1) * GAP
     size = BLOCK - GAP
-    return [box(name, (size, size, size), material, (x, y, z), 25 + twist, 0.018)]
+    return good_for(GRASP, box(name, (size, size, size), material, (x, y, z), 25 + twist, 0.018))
 
 
 def make_red_block() -> Parts:
@@ -468,8 +502,8 @@ def make_plant(rng: np.random.Generator) -> Parts:
     earth = surface("plant earth", "cells", ["#1c120b", "#4a3422"], 22, roughness=1.0)
     pot = [(0.0, 0.0), (0.17, 0.0), (0.235, 0.3), (0.26, 0.3), (0.265, 0.37), (0.235, 0.37), (0.23, 0.33)]
     parts = [
-        lathe("plant pot", pot, clay, at),
-        lathe("plant earth", [(0.23, 0.33), (0.12, 0.345), (0.0, 0.35)], earth, at),
+        *good_for(WRAP_GRASP, lathe("plant pot", pot, clay, at)),
+        *good_for(CONTAIN, lathe("plant earth", [(0.23, 0.33), (0.12, 0.345), (0.0, 0.35)], earth, at)),
     ]
     greens = [
         surface(f"leaf {i}", "noise", colors, 6, roughness=0.45)
@@ -515,7 +549,7 @@ def make_cable() -> Parts:
     plastic = surface("cable plug", "noise", ["#2c2d33", "#4a4c55"], 10, roughness=0.4)
     plug = tube("cable plug", [(1.245, -0.355, z), (1.31, -0.28, z), (1.36, -0.2, z)], 0.056, plastic)
     plug.location.z += 0.056 - radius
-    return [tube("cable", [(x, y, z) for x, y in track], radius, braid), plug]
+    return [tube("cable", [(x, y, z) for x, y in track], radius, braid), *good_for(GRASP, plug)]
 
 
 def make_table() -> Parts:
@@ -747,13 +781,14 @@ def render_photo(pose: Matrix, camera_object: bpy.types.Object, path: Path, qual
 
 
 class Surfaces:
-    """All triangles of the scene in one tree, each with its object id: exact answers to what a ray meets."""
+    """All triangles of the scene in one tree, each with its ids: exact answers to what a ray meets."""
 
     def __init__(self) -> None:
         depsgraph = bpy.context.evaluated_depsgraph_get()
         vertices: list[np.ndarray] = []
         faces: list[np.ndarray] = []
         ids: list[np.ndarray] = []
+        parts: list[np.ndarray] = []
         total = 0
         for thing in bpy.context.scene.objects:
             if thing.type not in ("MESH", "CURVE"):
@@ -769,15 +804,26 @@ class Surfaces:
             vertices.append(points.reshape(-1, 3) @ to_world[:3, :3].T + to_world[:3, 3])
             faces.append(triangles.reshape(-1, 3) + total)
             ids.append(np.full(len(data.loop_triangles), thing.pass_index))
+            part = np.full(len(data.polygons), thing.get("affordance", 0), dtype=np.int32)
+            if "affordance" in data.attributes:
+                data.attributes["affordance"].data.foreach_get("value", part)
+            polygon = np.empty(len(data.loop_triangles), dtype=np.int32)
+            data.loop_triangles.foreach_get("polygon_index", polygon)
+            parts.append(part[polygon])
             total += len(data.vertices)
             evaluated.to_mesh_clear()
         self.ids = np.concatenate(ids)
+        self.parts = np.concatenate(parts)
         self.tree = BVHTree.FromPolygons(
             np.concatenate(vertices).tolist(), np.concatenate(faces).tolist(), all_triangles=True
         )
 
-    def cast(self, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids uint8 [...] (0 if nothing is met) and distances [...] (then inf) along unit rays [..., 3]."""
+    def cast(self, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What unit rays [..., 3] meet.
+
+        Returns:
+            Object ids and affordances, uint8 [...] (0 if nothing is met), and distances [...] (then inf).
+        """
         start, cast = Vector(origin), self.tree.ray_cast
         flat = directions.reshape(-1, 3)
         hit = np.full(len(flat), -1, dtype=np.int64)
@@ -787,7 +833,44 @@ class Surfaces:
             if face is not None:
                 hit[i], distance[i] = face, length
         ids = np.where(hit >= 0, self.ids[hit], 0).astype(np.uint8)
-        return ids.reshape(directions.shape[:-1]), distance.reshape(directions.shape[:-1])
+        parts = np.where(hit >= 0, self.parts[hit], 0).astype(np.uint8)
+        shape = directions.shape[:-1]
+        return ids.reshape(shape), parts.reshape(shape), distance.reshape(shape)
+
+
+def write_parts(path: Path, parts: np.ndarray) -> None:
+    """Writes affordances uint8 [H, W] as a palette PNG of four bits."""
+    image = Image.fromarray(parts, mode="P")
+    image.putpalette([int(color[i : i + 2], 16) for color in PART_COLORS for i in (1, 3, 5)])
+    image.save(path, optimize=True, bits=4)
+
+
+def write_part_names(folder: Path) -> None:
+    names = {str(affordance): name for affordance, name in enumerate(AFFORDANCES)}
+    (folder / "part_names.json").write_text(json.dumps(names, indent=2) + "\n")
+
+
+def make_part_maps(folder: Path) -> None:
+    """Writes the part maps of a scene that is there already, seen by the cameras of its transforms.json.
+
+    The geometry is made anew; if it is not what the scene's id maps show, nothing is written for that view.
+    """
+    contents = json.loads((folder / "transforms.json").read_text())
+    (folder / "part_mask").mkdir(exist_ok=True)
+    build_scene(np.random.default_rng(SEED))
+    surfaces = Surfaces()
+    camera = Pinhole(contents["w"], contents["h"])
+    for frame in contents["frames"]:
+        pose = np.asarray(frame["transform_matrix"])
+        ids, parts, _ = surfaces.cast(pose[:3, 3], camera.rays(pose))
+        name = f"{Path(frame['file_path']).stem}.png"
+        with Image.open(folder / "object_mask" / name) as written:
+            other = int((np.asarray(written) != ids).sum())
+        if other:
+            sys.exit(f"object_mask/{name} differs from the scene made here in {other} pixels: make it anew")
+        write_parts(folder / "part_mask" / name, parts)
+        print(f"part_mask/{name}", flush=True)
+    write_part_names(folder)
 
 
 @dataclass(frozen=True)
@@ -887,16 +970,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality of the photos")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of the renderer; 0 is all")
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already in --out")
+    parser.add_argument("--parts", action="store_true", help="write only the part maps of the scene in --out")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_arguments()
+    if args.parts:
+        if not (args.out / "transforms.json").exists():
+            sys.exit(f"--out {args.out} holds no scene (transforms.json): make one first, without --parts")
+        make_part_maps(args.out)
+        return
     if (args.out / "transforms.json").exists() and not args.overwrite:
         sys.exit(
             f"--out {args.out} already holds a scene (transforms.json): name another folder or add --overwrite"
         )
-    for name in ("images", "object_mask"):
+    for name in ("images", "object_mask", "part_mask"):
         (args.out / name).mkdir(parents=True, exist_ok=True)
 
     started = time.time()
@@ -918,8 +1007,9 @@ def main() -> None:
         )  # what noise is left must not look like texture that moves along
         photo = render_photo(matrix, camera_object, args.out / "images" / f"{stem}.jpg", args.quality)
         rays = camera.rays(pose)
-        ids, distance = surfaces.cast(pose[:3, 3], rays)
+        ids, parts, distance = surfaces.cast(pose[:3, 3], rays)
         Image.fromarray(ids, mode="L").save(args.out / "object_mask" / f"{stem}.png", optimize=True)
+        write_parts(args.out / "part_mask" / f"{stem}.png", parts)
         views.append(View(pose, photo, ids, pose[:3, 3] + rays * distance[..., None]))
         stems.append(stem)
         spent = time.time() - started
@@ -929,6 +1019,7 @@ def main() -> None:
     write_ply(args.out / "sparse_pc.ply", positions, colors)
     named = {str(object_id): name for object_id, name in names.items()}
     (args.out / "object_names.json").write_text(json.dumps(named, indent=2) + "\n")
+    write_part_names(args.out)
     # Last, so that a folder with this file holds a whole scene.
     contents = transforms(camera, stems, [view.pose for view in views])
     (args.out / "transforms.json").write_text(json.dumps(contents, indent=1) + "\n")

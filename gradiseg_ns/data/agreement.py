@@ -86,7 +86,7 @@ def id_agreement(
     for column, v in enumerate(views):
         id_map = id_maps[v]
         assert id_map is not None
-        labels[:, column] = _project_labels(np.asarray(id_map), viewmats[v], Ks[v], points)[chosen]
+        labels[:, column] = project_labels(np.asarray(id_map), viewmats[v], Ks[v], points)[chosen]
 
     agreement, pairs = _pair_agreement(labels)
     if pairs < 200:
@@ -101,7 +101,7 @@ def id_agreement(
     return IdAgreement(agreement, chance, pairs)
 
 
-def _project_labels(
+def project_labels(
     id_map: NDArray[np.integer],
     viewmat: NDArray[np.floating],
     K: NDArray[np.floating],

@@ -52,6 +52,8 @@ class GradisegDataManagerConfig(FullImageDatamanagerConfig):
     of the photo's name. A map that a frame of transforms.json names (object_mask_path) goes first."""
     eval_masks_dir: str | None = None
     """Folder of the id maps that evaluation compares with. The training folder unless given."""
+    require_maps: bool = True
+    """Whether training without usable id maps is an error. Follows --pipeline.model.identity."""
 
 
 class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
@@ -104,7 +106,7 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
     # ------------------------------------------------------------------------------------------------- set-up
 
     def _set_up_id_maps(self) -> None:
-        config, training = self.config, self.test_mode == "val"
+        config, training = self.config, self.test_mode == "val" and self.config.require_maps
         data = Path(config.dataparser.data)
         own_eval_maps = config.eval_masks_dir is not None
         train, evaluation = self.train_dataset, self.eval_dataset
@@ -169,7 +171,7 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
         distorted = deepcopy(dataset.cameras)
         cached = super()._load_images(split, cache_images_device)
         self._undistort_id_maps(cached, distorted)
-        if split == "train" and self.test_mode == "val":
+        if split == "train" and self.test_mode == "val" and self.config.require_maps:
             self._report_agreement(cached)
         for data in cached:
             data["id_map"] = _compact(data["id_map"])
@@ -186,12 +188,7 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
             if camera.distortion_params is None or torch.all(camera.distortion_params == 0):
                 return
             ids = cached[index]["id_map"][..., 0].numpy()
-            key = _camera_key(camera, ids.shape)
-            lookup = lookups.get(key)
-            if lookup is None:
-                lookup = _camera_lookup(camera, *ids.shape)
-                if len(lookups) < 4:  # views mostly share a camera; one for each view is not worth keeping
-                    lookups[key] = lookup
+            lookup = camera_lookup(camera, ids.shape[0], ids.shape[1], lookups)
             undistorted = torch.from_numpy(undistort_id_map(ids, lookup=lookup))[..., None]
             assert undistorted.shape[:2] == cached[index]["image"].shape[:2]
             cached[index]["id_map"] = undistorted
@@ -219,9 +216,9 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
             warn(
                 f"the object ids do not agree between views: of {found.pairs} pairs of views that see the "
                 f"same scene point {found.agreement:.0%} show the same id, and chance alone would give "
-                f"{found.chance:.0%}. An object needs the same id in every view; maps that were made photo "
-                "by photo have to be tracked or associated first. Training goes on, but expect a poor "
-                "segmentation."
+                f"{found.chance:.0%}. An object needs the same id in every view. Associate the maps first "
+                "(`gradiseg associate --help`), or on the way (--pipeline.model.associate auto); without, "
+                "training goes on, but expect a poor segmentation."
             )
 
     # ------------------------------------------------------------------------------------------------ batches
@@ -288,8 +285,21 @@ def _camera_key(camera: Cameras, shape: tuple[int, ...]) -> bytes:
     )
 
 
+def camera_lookup(
+    camera: Cameras, height: int, width: int, known: dict[bytes, NDArray[np.int32]]
+) -> NDArray[np.int32]:
+    """`undistortion_lookup` for nerfstudio's way of undistorting the photos of a camera; the first few are kept in
+    ``known``."""
+    key = _camera_key(camera, (height, width))
+    lookup = known.get(key)
+    if lookup is None:
+        lookup = _camera_lookup(camera, height, width)
+        if len(known) < 4:  # views mostly share a camera; one for each view is not worth keeping
+            known[key] = lookup
+    return lookup
+
+
 def _camera_lookup(camera: Cameras, height: int, width: int) -> NDArray[np.int32]:
-    """`undistortion_lookup` for nerfstudio's way of undistorting the photos of a camera."""
     distortion = camera.distortion_params
     assert distortion is not None
     masks: list[torch.Tensor | None] = []

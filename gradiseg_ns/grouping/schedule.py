@@ -7,7 +7,7 @@ Here that is 0.4, 0.5 and 0.4 of the run, so that a run of any length keeps its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass
@@ -24,6 +24,8 @@ class ScheduleConfig:
     """LA-KNN replaces the global KNN (12,000 of 30,000; the supplement says 0.5)"""
     identity_from: float = 0.0
     """the identity losses start"""
+    votes_at: float = 0.4
+    """identities and classifier are set from the votes of all training maps; 1 for never"""
     opacity_reset_interval: float = 0.1
     """opacities are reset that often while densifying (3,000 of 30,000); 0 for never"""
     prune_large_from: float = 0.1
@@ -51,6 +53,7 @@ class Schedule:
     igd_until: int
     la_knn_from: int
     identity_from: int
+    votes_at: int  # the length of the run for never
     opacity_reset_every: int
     prune_large_from: int
     prune_unseen_every: int  # 0 for never
@@ -61,11 +64,30 @@ class Schedule:
 
     def describe(self) -> str:
         """One line for a person: what happens when."""
+        votes = f"votes at {self.votes_at}, " if self.votes_at < self.length else ""
         return (
-            f"{self.length} steps: densify {self.densify_from}-{self.densify_until}, "
+            f"{self.length} steps: densify {self.densify_from}-{self.densify_until}, {votes}"
             f"IGD {self.igd_from}-{self.igd_until}, "
             f"identity from {self.identity_from} with global KNN, LA-KNN from {self.la_knn_from}"
         )
+
+
+def of_trained_splat(config: ScheduleConfig) -> ScheduleConfig:
+    """The schedule of a run that starts from a trained splat: no densification by position gradients, everything else
+    from the first step on, and IGD for as long as it lasts otherwise."""
+    return replace(
+        config,
+        densify_from=0.0,
+        densify_until=0.0,
+        igd_until=max(0.0, config.igd_until - config.densify_until),
+        la_knn_from=0.0,
+        identity_from=0.0,
+        votes_at=0.0 if config.votes_at < 1.0 else 1.0,
+        prune_unseen_every=min(1.0, 5 * config.prune_unseen_every),
+        full_resolution_from=0.0,
+        screen_size_until=0.0,
+        full_color_from=0.0,
+    )
 
 
 def resolve_schedule(
@@ -96,7 +118,7 @@ def resolve_schedule(
     def step(fraction: float) -> int:
         return round(fraction * length)
 
-    refine_every = max(1, min(config.refine_every, step(config.densify_until) or 1))
+    refine_every = max(1, min(config.refine_every, step(config.igd_until) or 1))
     reset = step(config.opacity_reset_interval)
     if reset:
         reset = max(refine_every, round(reset / refine_every) * refine_every)
@@ -108,6 +130,7 @@ def resolve_schedule(
         igd_until=step(config.igd_until),
         la_knn_from=step(config.la_knn_from),
         identity_from=step(config.identity_from),
+        votes_at=step(config.votes_at),
         opacity_reset_every=reset or 10 * length,
         prune_large_from=step(config.prune_large_from),
         prune_unseen_every=step(config.prune_unseen_every),

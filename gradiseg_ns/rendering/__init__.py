@@ -2,7 +2,7 @@
 
 In: the geometry of N Gaussians (`Gaussians`), one `Camera`, features [N, C] or maps [H, W, C]. Out: maps [H, W, C] and
 alpha [H, W, 1], or sums [N, C]. `project` and `rasterize` are `render` in two steps: one projection, several groups of
-features. Rendering never changes its inputs, and this room knows no other.
+features; `transpose` is `backproject` of a projection. Rendering never changes its inputs, and this room knows no other.
 
 Two backends keep one contract (gsplat 1.4's rules): gsplat for CUDA tensors, our kernels for CPU tensors; a third, plain
 torch, is the slow oracle that the tests compare with. GRADISEG_BACKEND=auto|gsplat|cpu|torch overrides the choice,
@@ -32,6 +32,7 @@ __all__ = [
     "render",
     "set_num_threads",
     "spherical_harmonics",
+    "transpose",
 ]
 
 _MODULES = {"gsplat": "gsplat_backend", "cpu": "cpu_backend", "torch": "oracle"}
@@ -232,6 +233,16 @@ def backproject(
     """
     if projection is None:
         projection = project(gaussians, camera, antialiased=antialiased, backend=backend)
+    return transpose(projection, maps)
+
+
+@torch.no_grad()
+def transpose(projection: Projection, maps: Tensor) -> Tensor:
+    """The transpose of `rasterize`, for one group: `backproject` of Gaussians that are projected already.
+
+    Raises:
+        ValueError: the maps have another size than the camera.
+    """
     _check_shape("maps", maps, (projection.camera.height, projection.camera.width, "C"))
     return _backend(projection.backend, maps).backproject(projection, maps)
 

@@ -125,3 +125,33 @@ def test_points_fall_on_what_they_were_taken_from(
     assert abs(np.median(table[:, 2])) < 0.02
     objects = points[(winner > 0) & (winner < len(names))]
     assert (objects[:, 2] > -0.1).mean() > 0.97
+
+
+def test_parts_lie_within_their_objects(frames: list[Frame], contents: dict, names: dict[int, str]) -> None:
+    part_names = json.loads((SCENE / "part_names.json").read_text())
+    paths = sorted((SCENE / "part_mask").iterdir())
+    assert [path.stem for path in paths] == sorted(Path(f["file_path"]).stem for f in contents["frames"])
+    assert sum(path.stat().st_size for path in paths) < 200_000
+    pixels = np.zeros((len(names) + 1, len(part_names)), dtype=int)
+    by_name = {Path(f["file_path"]).stem: frame for f, frame in zip(contents["frames"], frames, strict=True)}
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.mode == "P"
+            parts = np.asarray(image)
+        ids = by_name[path.stem].ids
+        assert parts.shape == ids.shape
+        np.add.at(pixels, (ids, parts), 1)
+    found = {
+        ("room" if object_id == 0 else names[object_id]): {part_names[str(k)] for k in np.flatnonzero(row)}
+        for object_id, row in enumerate(pixels)
+    }
+    whole = {"book": "support", "apple": "wrap-grasp", "orange": "wrap-grasp", "table": "background"}
+    whole |= dict.fromkeys(("pencil", "ring", "red block", "yellow block", "blue block"), "grasp")
+    assert found == {
+        "room": {"background"},
+        "mug": {"grasp", "contain", "wrap-grasp"},
+        "bottle": {"grasp", "wrap-grasp"},
+        "plant": {"background", "contain", "wrap-grasp"},
+        "cable": {"background", "grasp"},
+        **{name: {part} for name, part in whole.items()},
+    }

@@ -1,0 +1,635 @@
+"""The command `gradiseg`: what ns-train and its family have no place for.
+
+Each verb is a dataclass whose fields are its flags. The work is done in `votes`; here files are read and written, and
+figures and pictures shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from gradiseg_ns.sources import DataParser, Frame, Run, Scene, SourceError
+
+if TYPE_CHECKING:
+    from gradiseg_ns.scene.splat import Splat
+
+PICTURES = 4
+"""Views in an overview."""
+
+
+@dataclass
+class _Source:
+    """A splat and its views."""
+
+    load_config: Path | None = None
+    """A run of gradiseg or splatfacto: its config.yml, or the folder it is in. Only open runs you trust: nerfstudio's
+    config.yml can execute code."""
+    ply: Path | None = None
+    """Or a 3DGS PLY; then --data names its photos."""
+    data: Path | None = None
+    """Folder of the photos. With --load-config, the run's own unless given."""
+    dataparser: DataParser = "nerfstudio-data"
+    """Who reads --data, if there is no run that says so."""
+    frame: Frame = "auto"
+    """Coordinates of the PLY: those of nerfstudio's training (as ns-export writes them), the original ones of COLMAP or
+    transforms.json, or whichever of the two looks like the photos."""
+    device: str | None = None
+    """cpu or cuda; CUDA if there is any, unless given."""
+
+    def _open(
+        self, *, masks_dir: str | None = None, maps: bool = True
+    ) -> tuple[Run | None, Splat, Scene, Tensor]:
+        from gradiseg_ns import sources
+
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if (self.load_config is None) == (self.ply is None):
+            raise SourceError("give either --load-config (a run) or --ply (a splat) with --data.")
+        if self.load_config is not None:
+            run = sources.load_run(self.load_config, device)
+            return run, run.splat, run.scene(masks_dir=masks_dir, data=self.data, maps=maps), run.background
+        assert self.ply is not None
+        if self.data is None:
+            raise SourceError(f"--ply {self.ply} needs --data, the folder of its photos.")
+        splat = sources.load_splat(self.ply, device)
+        scene = sources.load_scene(
+            self.data, dataparser=self.dataparser, masks_dir=masks_dir or "object_mask", maps=maps, device=device
+        )  # fmt: skip
+        background = torch.zeros(3, device=device)
+        sources.place_cameras(splat, scene, background, self.frame)
+        return None, splat, scene, background
+
+    def _output(self, given: Path | None, name: str) -> Path:
+        if given is not None:
+            return given
+        origin = self.load_config or self.ply or self.data
+        assert origin is not None
+        folder = origin if origin.is_dir() else origin.parent
+        return folder / name
+
+
+@dataclass
+class Lift(_Source):
+    """Id maps onto Gaussians, without training: every Gaussian gets the object that most of its pixels show.
+
+    Writes a PLY with an object id per Gaussian, and for a run also a gradiseg run of its own that ns-viewer, ns-eval and
+    ns-render open, with identity encodings made from the votes. `ns-train gradiseg --pipeline.model.start-from RUN` trains on.
+    """
+
+    masks_dir: str | None = None
+    """Folder of the id maps, in the data folder or absolute; `object_mask`, or the run's own, unless given."""
+    eval_masks_dir: Path | None = None
+    """Id maps that held-out views are compared with, if not those."""
+    ignore_ids: tuple[int, ...] = ()
+    """Ids left out of the mask figures, such as background and table."""
+    refine: bool = False
+    """Go on from the votes to the encodings whose rendered maps are nearest to the id maps: sharper borders if the maps are
+    right, harm if many are wrong."""
+    fill_unseen: bool = False
+    """Give Gaussians that no labelled pixel sees the label of their nearest neighbours."""
+    foreground: tuple[int, ...] = ()
+    """Write these objects alone: what has more than --weight times as many votes for them as for all others."""
+    weight: float = 1.0
+    """w of --foreground: above 1 keeps only what is surely theirs, below 1 takes more in."""
+    output_dir: Path | None = None
+    """Where lifted.ply and overview.png go; a folder `lifted` beside the splat unless given."""
+
+    def main(self) -> None:
+        from gradiseg_ns.scene.objects import ObjectTable
+        from gradiseg_ns.scene.ply import write_ply
+        from gradiseg_ns.votes import identities
+        from gradiseg_ns.votes.accumulate import VoteAccumulator
+        from gradiseg_ns.votes.labels import Labels, fill_unseen, foreground, majority, object_confidence
+
+        run, splat, scene, background = self._open(masks_dir=self.masks_dir)
+        views = scene.train
+        device = splat.means.device
+        objects = ObjectTable.create(
+            scene.manager.train_dataset.metadata["object_ids"], scene.object_names
+        )  # fmt: skip
+        unknown = sorted(set(self.foreground) - set(objects.ids))
+        if unknown:
+            raise SourceError(
+                f"--foreground {unknown}: no such ids in the maps, which have {list(objects.ids)}."
+            )
+        classes = [objects.classes_of(m.to(device)) for m in views.id_maps]
+        accumulator = VoteAccumulator(len(splat), len(objects), device)
+        start = perf_counter()
+        with _progress("Taking votes", len(views)) as advance:
+            for camera, class_map in zip(views.cameras, classes, strict=True):
+                with torch.no_grad():
+                    accumulator.add(splat.project(camera), class_map)
+                advance()
+        votes = accumulator.result()
+        labels = majority(votes)
+        codes = identities.spread_codes(len(objects), 16).to(device)
+        seconds = perf_counter() - start
+        if self.refine:
+            with _progress("Refining", len(views)) as advance:
+                encoding = identities.refine(
+                    splat.gaussians(), list(zip(views.cameras, classes, strict=True)), codes, votes.total(),
+                    antialiased=splat.antialiased, progress=advance,
+                )  # fmt: skip
+            labels = Labels(identities.classify_encodings(encoding, codes), labels.confidence)
+        else:
+            encoding = identities.encode(labels.classes, codes)
+        seconds = perf_counter() - start
+        unseen = int((~labels.seen).sum())
+        if self.fill_unseen:
+            labels = fill_unseen(labels, splat.means)
+            encoding = torch.where(
+                encoding.abs().amax(dim=1, keepdim=True) > 0, encoding, identities.encode(labels.classes, codes)
+            )  # fmt: skip
+        splat.labels = objects.ids_of(labels.classes).to(torch.int32)
+        splat.extra["label_confidence"] = labels.confidence
+        _console().print(
+            f"{len(views)} views, {len(objects)} ids, {len(splat)} Gaussians: {seconds:.1f} s. {unseen} "
+            f"({unseen / max(len(splat), 1):.1%}) are seen by no labelled pixel"
+            + (
+                ", filled from their neighbours."
+                if self.fill_unseen
+                else "; --fill-unseen asks their neighbours."
+            )
+        )
+        _print_objects(objects, object_confidence(votes, labels))
+
+        folder = self._output(self.output_dir, "lifted")
+        names = dict(zip(objects.ids, objects.names, strict=True))
+        chosen = splat
+        if self.foreground:
+            wanted = [objects.ids.index(i) for i in self.foreground]
+            mask = foreground(votes, wanted, self.weight)
+            if not bool(mask.any()):
+                raise SourceError(
+                    f"--foreground {list(self.foreground)} --weight {self.weight}: no Gaussian is left."
+                )
+            chosen = splat.select(mask)
+        _console().print(f"Saved {write_ply(folder / 'lifted.ply', chosen, names=names)}")
+        scale = identities.fit_scale(
+            codes, ((_render(splat, c, encoding), k) for c, k in list(zip(views.cameras, classes, strict=True))[::8])
+        )  # fmt: skip
+        if run is not None:
+            written = _write_run(
+                run, scene, splat, objects, encoding * scale**0.5, codes * scale**0.5, self.masks_dir
+            )
+            _console().print(f"Saved a gradiseg run: ns-viewer --load-config {written}", soft_wrap=True)
+        self._evaluate(scene, splat, objects, encoding, codes, background, folder / "overview.png")
+
+    def _evaluate(
+        self,
+        scene: Scene,
+        splat: Splat,
+        objects: Any,
+        encoding: Tensor,
+        codes: Tensor,
+        background: Tensor,
+        path: Path,
+    ) -> None:
+        """Compare held-out views with their maps, and draw some."""
+        from gradiseg_ns.data.id_maps import IGNORE, read_id_map, resize_id_map
+        from gradiseg_ns.demo import overview, panels
+        from gradiseg_ns.evaluation.metrics import MaskMetrics, print_table
+        from gradiseg_ns.model import MIN_ACCUMULATION
+
+        test = scene.test
+        metrics = MaskMetrics(
+            object_ids=objects.ids, ignore_ids=self.ignore_ids, names=dict(zip(objects.ids, objects.names, strict=True))
+        )  # fmt: skip
+        rows, compared = [], 0
+        for i, camera in enumerate(test.cameras):
+            projection = splat.project(camera)
+            rgb, alpha = splat.render(camera, background, projection=projection)
+            classes = (_render(splat, camera, encoding) @ codes.T).argmax(dim=-1)
+            ids = (
+                torch.where(alpha[..., 0] >= MIN_ACCUMULATION, objects.ids_of(classes), IGNORE)
+                .to(torch.int32)
+                .cpu()
+            )
+            truth = test.id_maps[i].cpu()
+            if self.eval_masks_dir is not None:
+                found = read_id_map(self.eval_masks_dir / f"{test.names[i]}.png")
+                truth = torch.from_numpy(resize_id_map(found, camera.height, camera.width).copy())
+            if bool((truth >= 0).any()):
+                metrics.update(test.names[i], ids, truth)
+                compared += 1
+            if len(rows) < PICTURES:
+                shown = objects.colorize(ids).numpy()
+                photo = test.images[i].cpu().numpy() / 255
+                rows.append(
+                    panels(photo.astype("float32"), rgb.cpu().numpy(), shown, ids.numpy(), truth.numpy())
+                )
+        if compared:
+            print_table(metrics.result(), _console())
+        if rows:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            overview(rows).save(path)
+            _console().print(f"Look at {path}")
+
+
+@dataclass
+class Prune(_Source):
+    """Remove what the training views do not need, to an error that is checked on all of them.
+
+    What never contributes goes, then more, as long as no pixel of any training view changes by more than --max-error.
+    """
+
+    max_error: str = "1/510"
+    """Largest change of any pixel and channel, of pictures in 0..1; a number or a fraction. 1/510 is half a grey level."""
+    bound: Literal["pixel", "view"] = "pixel"
+    """What --max-error bounds: every pixel, or the mean over each view."""
+    objects: tuple[int, ...] = ()
+    """Remove only Gaussians of these objects: ids of a lifted PLY (object_id)."""
+    output: Path | None = None
+    """The PLY to write; `pruned.ply` beside the splat unless given. A JSON report is written beside it."""
+
+    def main(self) -> None:
+        from gradiseg_ns.scene.ply import write_ply
+        from gradiseg_ns.votes.pruning import prune
+
+        bound = _fraction(self.max_error)
+        run, splat, scene, background = self._open(maps=False)
+        if run is not None and run.is_gradiseg:
+            splat.labels = _labels_of_run(run)
+        among = None
+        if self.objects:
+            if splat.labels is None:
+                raise SourceError(
+                    "--objects needs a splat with object ids: a gradiseg run, or a PLY that `gradiseg lift` made."
+                )
+            among = torch.isin(
+                splat.labels, torch.tensor(self.objects, device=splat.labels.device).to(splat.labels)
+            )
+            if not bool(among.any()):
+                known = splat.labels.unique().tolist()
+                raise SourceError(
+                    f"--objects {list(self.objects)}: the splat has no such objects, it has {known}."
+                )
+        with _rich_progress() as progress:
+            result = prune(
+                splat, scene.train.cameras, bound, background, among, progress, bound=self.bound
+            )  # fmt: skip
+        removed = int((~result.kept).sum())
+        _console().print(
+            f"Removed {removed} of {len(splat)} Gaussians ({result.ratio:.1%}) in {result.seconds:.0f} s. Checked on "
+            f"{len(scene.train)} training views: largest change of a pixel {result.max_error:.6f} "
+            f"(1/{1 / max(result.max_error, 1e-9):.0f}), mean {result.mean_error:.2e}, {result.psnr:.1f} dB."
+        )
+        path = self.output or self._output(None, "pruned.ply")
+        kept = splat.select(result.kept)
+        names = scene.object_names if splat.labels is not None else None
+        _console().print(f"Saved {write_ply(path, kept, names=names)}")
+        report = {
+            "gaussians": len(splat), "removed": removed, "ratio": result.ratio, "bound": bound, "bounds": self.bound,
+            "max_error": result.max_error, "view_error": result.view_error, "mean_error": result.mean_error,
+            "views": len(scene.train), "seconds": result.seconds,
+            "per_object": {str(i): {"removed": a, "of": b} for i, (a, b) in result.per_object.items()},
+        }  # fmt: skip
+        _write_text(path.with_suffix(".json"), json.dumps(report, indent=2))
+        if run is not None:
+            written = _write_pruned(run, result.kept)
+            _console().print(f"Saved a run: ns-eval --load-config {written}", soft_wrap=True)
+
+
+@dataclass
+class Associate:
+    """Masks whose ids are unrelated between views, or partly wrong, become maps whose ids agree.
+
+    With a trained splat (--load-config, of any method of splatfacto's family) masks are compared by the Gaussians they cover,
+    and the agreed labels are rendered again: holes are filled, missed and switched masks corrected. Without one, masks are
+    compared by the scene's sparse points, and stay as they are but for their ids. The old folder is never touched.
+    """
+
+    data: Path | None = None
+    """Folder of the photos; the run's own unless given."""
+    load_config: Path | None = None
+    """A trained run on these photos. Recommended."""
+    masks_dir: str = "object_mask"
+    """Folder of the masks, in the data folder or absolute."""
+    output_dir: Path | None = None
+    """The new folder; <masks-dir>_associated in the data folder unless given. It must not exist."""
+    ids: Literal["auto", "keep", "new"] = "auto"
+    """`keep` repairs maps whose ids mostly agree, `new` numbers objects anew; `auto` looks how well they agree."""
+    unlabelled: tuple[int, ...] | None = None
+    """Ids that mean "no mask"; 0 if ids are new, none if they are kept, unless given."""
+    dataparser: DataParser = "nerfstudio-data"
+    """Who reads --data, if there is no run that says so."""
+    device: str | None = None
+    """cpu or cuda; CUDA if there is any, unless given."""
+
+    def main(self) -> None:
+        from gradiseg_ns import sources
+        from gradiseg_ns.mask_folders import associate_views, write_association
+
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        splat = None
+        if self.load_config is not None:
+            run = sources.load_run(self.load_config, device)
+            splat = run.splat
+            scene = run.scene(masks_dir=self.masks_dir, data=self.data)
+        elif self.data is not None:
+            scene = sources.load_scene(
+                self.data, dataparser=self.dataparser, masks_dir=self.masks_dir, device=device
+            )
+        else:
+            raise SourceError("give --data, or --load-config with a run that knows its data.")
+        folder = self.output_dir or scene.data_folder / f"{Path(self.masks_dir).name}_associated"
+        if folder.exists():
+            raise SourceError(f"--output-dir {folder} exists already; name another, nothing is overwritten.")
+        start = perf_counter()
+        done = associate_views(scene, splat, ids=self.ids, unlabelled=self.unlabelled)
+        write_association(folder, scene, done)
+        _console().print(
+            f"{len(done.result.masks)} masks of {len(scene.train)} views: {len(done.result.ids)} ids "
+            f"({'kept' if done.kept else 'new'}), {perf_counter() - start:.0f} s."
+        )
+        if done.before is not None and done.after is not None:
+            _console().print(
+                f"Pairs of views that show the same id at a point of the scene: {done.before.agreement:.1%} before, "
+                f"{done.after.agreement:.1%} after (chance: {done.before.chance:.1%}, {done.after.chance:.1%})."
+            )
+        doubtful = sum(mask.trust < 0.5 for mask in done.result.masks)
+        _console().print(
+            f"{doubtful} masks were overruled (trust below one half; association.json has all). Saved {folder}; "
+            f"look at {folder / 'overview.jpg'}. Train with --pipeline.datamanager.masks-dir {folder}",
+            soft_wrap=True,
+        )
+
+
+@dataclass
+class Affordance(_Source):
+    """Classes painted on a few exemplar photos, transferred to a splat (arXiv 2409.11681)."""
+
+    exemplars: Path = field(default_factory=lambda: Path("exemplars"))
+    """Folder of painted photos: labelme JSONs or id PNGs beside them (docs/affordance.md)."""
+    model: str = "facebook/dinov2-small"
+    """A vision transformer of the Hugging Face hub, or a folder with its weights."""
+    layer: int | None = None
+    """Block whose tokens are taken, from 1; what the model returns in the end unless given."""
+    resolution: int = 518
+    """Longer side of the photos as the model sees them, in pixels."""
+    k: int = 5
+    """Exemplar tokens that vote for the class of a patch."""
+    offline: bool = False
+    """Never reach for the network: weights from a folder or from the hub's cache."""
+    output_dir: Path | None = None
+    """Where the PLYs and overview.png go; a folder `affordance` beside the splat unless given."""
+
+    def main(self) -> None:
+        from gradiseg_ns.demo import overview
+        from gradiseg_ns.scene.ply import write_ply
+        from gradiseg_ns.votes import affordance
+
+        exemplars, names = affordance.read_exemplars(self.exemplars)
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = affordance.TokenModel.load(
+            self.model, layer=self.layer, resolution=self.resolution, device=device, offline=self.offline
+        )  # fmt: skip
+        _, splat, scene, background = self._open(maps=False)
+        views = scene.train
+        images = [image.cpu().numpy() for image in views.images]
+        with _progress("Looking for affordances", len(exemplars) + len(views)) as advance:
+            result = affordance.transfer(
+                zip(views.names, views.cameras, images, strict=True), splat.gaussians(), exemplars, model, names,
+                k=self.k, antialiased=splat.antialiased, progress=lambda name: advance(),
+            )  # fmt: skip
+        folder = self._output(self.output_dir, "affordance")
+        splat.labels = result.labels.to(torch.int32)
+        write_ply(folder / "affordance.ply", splat, names=dict(enumerate(names)))
+        for k, name in enumerate(names):
+            mask = result.labels == k
+            if k > 0 and bool(mask.any()):
+                path = write_ply(
+                    folder / f"{name.replace(' ', '_').replace('/', '_')}.ply", splat.select(mask)
+                )
+                _console().print(f"{name}: {int(mask.sum())} Gaussians, {path}")
+        rows = []
+        shown = scene.test if len(scene.test) else views
+        for i in range(min(PICTURES, len(shown))):
+            projection = splat.project(shown.cameras[i])
+            rgb, _ = splat.render(shown.cameras[i], background, projection=projection)
+            found = affordance.render_labels(projection, result.labels)
+            colors = result.colors.to(found.device)[found.clamp(min=0).long()] * (found >= 0)[..., None]
+            rows.append(
+                [
+                    ("photo", _image(shown.images[i] / 255)),
+                    ("render", _image(rgb)),
+                    ("affordances", _image(colors)),
+                ]
+            )
+        overview(rows).save(folder / "overview.png")
+        _console().print(f"Look at {folder / 'overview.png'}")
+
+
+VERBS = {"lift": Lift, "prune": Prune, "associate": Associate, "affordance": Affordance}
+
+
+def entrypoint() -> None:
+    """The script `gradiseg`."""
+    from gradiseg_ns.data.id_maps import IdMapError
+    from gradiseg_ns.data.poses import PoseError
+    from gradiseg_ns.scene.ply import PlyError
+    from gradiseg_ns.votes.affordance import ExemplarError, TokenModelError
+
+    verb = tyro.extras.subcommand_cli_from_dict(
+        VERBS, description="Votes of id maps on Gaussians: labels, ids that agree, pruning, affordances."
+    )
+    try:
+        verb.main()
+    except (SourceError, IdMapError, PoseError, PlyError, ExemplarError, TokenModelError) as error:
+        _console().print(f"[bold red]{type(error).__name__}[/bold red]", end=": ")
+        _console().print(str(error), markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _console() -> Any:
+    from nerfstudio.utils.rich_utils import CONSOLE
+
+    return CONSOLE
+
+
+def _rich_progress() -> Any:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=_console(),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _progress(description: str, total: int) -> Iterator[Callable[[], None]]:
+    with _rich_progress() as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda: progress.advance(task)
+
+
+def _render(splat: Splat, camera: Any, features: Tensor) -> Tensor:
+    from gradiseg_ns import rendering
+
+    with torch.no_grad():
+        (maps,), _ = rendering.rasterize(splat.project(camera), [features])
+    return maps
+
+
+def _image(values: Tensor) -> Any:
+    from PIL import Image
+
+    return Image.fromarray((values.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+
+
+def _fraction(text: str) -> float:
+    try:
+        top, _, bottom = text.partition("/")
+        value = float(top) / float(bottom or 1)
+    except (ValueError, ZeroDivisionError):
+        value = -1.0
+    if not 0.0 < value <= 1.0:
+        raise SourceError(
+            f"--max-error {text}: expected a number or fraction above 0, at most 1, such as 1/510."
+        )
+    return value
+
+
+def _print_objects(objects: Any, confidence: Sequence[Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title="Votes")
+    for column in ("id", "name", "Gaussians", "purity, %", "recall, %"):
+        table.add_column(column, justify="left" if column == "name" else "right")
+    for i, name, row in zip(objects.ids, objects.names, confidence, strict=True):
+        table.add_row(str(i), name, str(row.gaussians), f"{100 * row.purity:.1f}", f"{100 * row.recall:.1f}")
+    _console().print(table)
+
+
+def _labels_of_run(run: Run) -> Tensor:
+    """Object ids int32 [N] of a gradiseg run's Gaussians, by its classifier."""
+    from gradiseg_ns.scene.objects import ObjectTable
+
+    state = run.state
+    objects = ObjectTable.from_dict(state["_model._extra_state"]["objects"])
+    scores = state["_model.gauss_params.identity"] @ state["_model.classifier.weight"].T
+    classes = (scores + state["_model.classifier.bias"]).argmax(dim=-1)
+    return objects.ids_of(classes).to(torch.int32)
+
+
+def _write_run(
+    run: Run,
+    scene: Scene,
+    splat: Splat,
+    objects: Any,
+    identity: Tensor,
+    weight: Tensor,
+    masks_dir: str | None,
+) -> Path:
+    """A gradiseg run with these Gaussians and identities, beside the old one. Returns its config.yml."""
+    from gradiseg_ns import config as register
+
+    config: Any = copy.deepcopy(run.config if run.is_gradiseg else register.gradiseg_lite.config)
+    if not run.is_gradiseg:
+        for name in ("output_dir", "experiment_name", "data", "machine", "relative_model_dir"):
+            setattr(config, name, copy.deepcopy(getattr(run.config, name)))
+        config.pipeline.datamanager = copy.deepcopy(scene.manager.config)
+        for name in ("sh_degree", "rasterize_mode", "background_color"):
+            setattr(config.pipeline.model, name, getattr(run.config.pipeline.model, name))
+    if masks_dir is not None:
+        config.pipeline.datamanager.masks_dir = masks_dir
+    config.timestamp = f"{run.config.timestamp}-lifted"
+    config.load_dir = config.load_checkpoint = config.load_step = config.pipeline.model.start_from = None
+    pipeline: Any = config.pipeline.setup(device=str(splat.means.device), test_mode="test")
+    model = pipeline.model
+    model.objects = objects
+    model.adopt(splat)
+    model.classifier.resize(len(objects))
+    with torch.no_grad():
+        model.gauss_params["identity"].copy_(identity)
+        model.classifier.weight.copy_(weight)
+        model.classifier.bias.zero_()
+    return _save_run(run, config, pipeline.state_dict(), scene)
+
+
+def _write_pruned(run: Run, kept: Tensor) -> Path:
+    """The run with some of its Gaussians, beside the old one. Returns its config.yml."""
+    config = copy.deepcopy(run.config)
+    config.timestamp = f"{run.config.timestamp}-pruned"
+    state = {
+        key: value[kept] if ".gauss_params." in key else value for key, value in run.state.items()
+    }  # fmt: skip
+    extra = state.get("_model._extra_state")
+    if extra is not None:  # the strategy's statistics are rows of Gaussians too
+        strategy = {
+            key: value[kept] if isinstance(value, Tensor) and value.shape[:1] == kept.shape else value
+            for key, value in extra["strategy"].items()
+        }
+        state["_model._extra_state"] = {**extra, "strategy": strategy}
+    return _save_run(run, config, state, None)
+
+
+def _save_run(run: Run, config: Any, state: dict[str, Any], scene: Scene | None) -> Path:
+    """config.yml and a checkpoint, whole or not at all."""
+    folder = config.get_base_dir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _folder_in_the_making(folder) as making:
+        models = making / config.relative_model_dir
+        models.mkdir(parents=True)
+        torch.save(
+            {"step": run.step, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}},
+            models / run.checkpoint.name,
+        )
+        import yaml
+
+        (making / "config.yml").write_text(yaml.dump(config), "utf8")
+        transforms = run.config_path.parent / "dataparser_transforms.json"
+        if transforms.exists():
+            shutil.copy(transforms, making)
+        elif scene is not None:
+            scene.manager.train_dataparser_outputs.save_dataparser_transform(making / transforms.name)
+    return folder / "config.yml"
+
+
+@contextlib.contextmanager
+def _folder_in_the_making(folder: Path) -> Iterator[Path]:
+    """A new folder that takes its name only when it is complete; an older one of that name is replaced then."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
+    try:
+        yield making
+        making.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+            os.replace(folder, old / folder.name)
+            os.replace(making, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(making, folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.saving")
+    partial.write_text(text)
+    os.replace(partial, path)

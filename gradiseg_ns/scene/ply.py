@@ -1,0 +1,672 @@
+"""Splats as PLY files in the layout of 3DGS, which viewers and other trainers read and write.
+
+One Gaussian is one `vertex`: x y z, opacity (logit), scale_0..2 (logarithms), rot_0..3 (w x y z), f_dc_0..2
+and f_rest_0..3K-1 (spherical harmonics, all coefficients of red first, then green, then blue). A header says
+what follows and cannot be trusted: every size in it is compared with the file before memory is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+from numpy.typing import NDArray
+from rich.markup import escape
+from torch import Tensor
+
+from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.scene.splat import Splat
+
+_TYPES = {
+    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
+    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
+    "float": "f4", "double": "f8", "float32": "f4", "float64": "f8",
+}  # fmt: skip
+_BYTE_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+
+_HEADER_LINES = {
+    "format": f"'format' with one of {', '.join(_BYTE_ORDERS)} and 1.0",
+    "element": "'element', a name and a number",
+    "property": f"'property', a type and a name, below an element; types are {', '.join(_TYPES)}, and list "
+    "with an integer type and a type",
+}
+"""What the lines of a header look like, by their first word."""
+
+_MEANS = ("x", "y", "z")
+_NORMALS = ("nx", "ny", "nz")
+_DC = ("f_dc_0", "f_dc_1", "f_dc_2")
+_RGB = ("red", "green", "blue")
+_SCALES = ("scale_0", "scale_1", "scale_2")
+_QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
+_REST = re.compile(r"f_rest_\d+")
+_LABELS = ("object_id", "label")
+"""Integer properties that hold object ids, the preferred one first."""
+_RESERVED = {*_MEANS, *_NORMALS, *_DC, *_SCALES, *_QUATS, "opacity"}
+
+_SH_C0 = 0.28209479177387814
+"""Value of the constant spherical harmonic."""
+
+# Brush and PlayCanvas's splat-transform mark splats that were trained with Mip-Splatting's filter like this.
+_ANTIALIASED = "SplatRenderMode: mip"
+
+_MAX_HEADER = 1 << 20
+_BLOCK_BYTES = 1 << 19
+"""Vertices are read and written in blocks that fit into the processor's cache: twice as fast as all at once."""
+
+_PARAMETERS = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
+
+
+class PlyError(ValueError):
+    """A PLY file cannot be read as a splat, or not be written; the message says which, why, and what to do."""
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def read_ply(path: str | Path) -> Splat:
+    """Read a splat from a PLY file of 3DGS, nerfstudio's ns-export, SuperSplat (not compressed), Brush, ...
+
+    ASCII and binary files of either byte order; degrees 0 to 3; properties in any order and of any type.
+    Colours as `red`, `green`, `blue` of type uchar stand in for missing `f_dc_*`. An integer property
+    `object_id` or `label` becomes the labels, and so does an `object_id` of whole floats, because editors
+    save every property as float. Normals and other elements than `vertex` are passed over, all other
+    properties are kept in `Splat.extra`. A comment "SplatRenderMode: mip" makes the splat antialiased.
+
+    Gaussians with a value that is not finite, or a quaternion of zeros, are dropped with a warning.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        The splat, float32, on the CPU.
+
+    Raises:
+        PlyError: The file is missing, empty, damaged, not a PLY, or holds something else than 3D Gaussians.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = _read_header(file, path)
+            columns = _find_columns(header, path)
+            splat = _read_columns(file, size, header, columns, path)
+    except FileNotFoundError:
+        raise PlyError(f"The PLY file {path} does not exist.") from None
+    except OSError as error:
+        raise PlyError(
+            f"The PLY file {path} cannot be read ({error.strerror or error}). Expected a readable file."
+        ) from error
+    return _usable_only(splat, f"in {path}")
+
+
+@dataclass(frozen=True)
+class _Property:
+    name: str
+    type: str
+    """numpy's code, without byte order."""
+    length_type: str | None = None
+    """For a list, the type of its length."""
+
+
+@dataclass(frozen=True)
+class _Element:
+    name: str
+    count: int
+    properties: list[_Property] = field(default_factory=list)
+
+    @property
+    def row_bytes(self) -> int | None:
+        """Bytes of a row in a binary file; None if lists make them differ."""
+        if any(prop.length_type for prop in self.properties):
+            return None
+        return sum(np.dtype(prop.type).itemsize for prop in self.properties)
+
+
+@dataclass(frozen=True)
+class _Header:
+    format: str
+    elements: list[_Element]
+    comments: list[str]
+
+    @property
+    def vertex(self) -> _Element | None:
+        return next((element for element in self.elements if element.name == "vertex"), None)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which properties make up which part of a splat."""
+
+    parts: dict[str, tuple[str, ...]]
+    """Parameter of the splat: its properties, in the order of the flattened parameter."""
+    from_rgb: bool
+    """`features_dc` are colours 0..255."""
+    labels: str | None
+    extra: list[str]
+
+
+def _read_header(file: IO[bytes], path: Path) -> _Header:
+    """Reads up to the first byte of data."""
+    start = file.read(16)
+    if not start:
+        raise PlyError(f"{path} is empty. Expected a PLY file of Gaussians; export or download it again.")
+    if not re.match(rb"ply\s", start):
+        raise PlyError(
+            f"{path} is not a PLY file: it starts with {start!r}, expected 'ply' on a line of its own. Other "
+            "formats of splats (.splat, .spz, .ksplat, .sog) have to be converted to PLY first."
+        )
+    file.seek(0)
+    file_format: str | None = None
+    elements: list[_Element] = []
+    comments: list[str] = []
+    for number in itertools.count(1):
+        line = file.readline(_MAX_HEADER)
+        if not line.endswith(b"\n") or file.tell() > _MAX_HEADER:
+            raise PlyError(
+                f"The header of {path} has no end: expected a line 'end_header' within the first "
+                f"{_MAX_HEADER} bytes. The file is cut off or damaged; export or download it again."
+            )
+        text = line.decode("utf-8", "backslashreplace").strip()
+        keyword, *words = text.split() or [""]
+        if keyword == "end_header":
+            break
+        try:
+            if keyword == "format":
+                file_format, _ = words
+                if file_format not in _BYTE_ORDERS:
+                    raise KeyError(file_format)
+            elif keyword == "element":
+                elements.append(_parse_element(words))
+            elif keyword == "property":
+                elements[-1].properties.append(_parse_property(words))
+            elif keyword == "comment":
+                comments.append(" ".join(words))
+            elif keyword not in ("", "obj_info") and number > 1:
+                raise KeyError(keyword)
+        except (KeyError, ValueError, IndexError):
+            expected = _HEADER_LINES.get(keyword, f"one of {', '.join(_HEADER_LINES)}, comment, end_header")
+            raise PlyError(
+                f"Line {number} of the header of {path} is {text[:80]!r}: expected {expected}. The file is "
+                "damaged or of a kind that is not known; export it again as a standard PLY."
+            ) from None
+    if file_format is None:
+        raise PlyError(
+            f"The header of {path} has no line 'format', expected one of {', '.join(_BYTE_ORDERS)}."
+        )
+    return _Header(file_format, elements, comments)
+
+
+def _parse_element(words: Sequence[str]) -> _Element:
+    """Raises ValueError for anything else than a name and a number."""
+    name, count = words
+    if not re.fullmatch("[0-9]{1,18}", count):
+        raise ValueError(count)
+    return _Element(name, int(count))
+
+
+def _parse_property(words: Sequence[str]) -> _Property:
+    """Raises KeyError for an unknown type, ValueError for a wrong number of words."""
+    if words[0] != "list":
+        kind, name = words
+        return _Property(name, _TYPES[kind])
+    _, length, kind, name = words
+    if _TYPES[length].startswith("f"):
+        raise ValueError(length)
+    return _Property(name, _TYPES[kind], _TYPES[length])
+
+
+def _find_columns(header: _Header, path: Path) -> _Columns:
+    """Finds out what a file holds from its header; all that is not a splat is refused here."""
+    vertex = header.vertex
+    if vertex is None:
+        found = ", ".join(f"{element.count} {element.name}" for element in header.elements) or "nothing"
+        raise PlyError(f"{path} holds {found}. Expected an element 'vertex', the Gaussians.")
+    types = {prop.name: prop.type for prop in vertex.properties}
+    if "packed_position" in types:
+        raise PlyError(
+            f"{path} is a compressed PLY of PlayCanvas/SuperSplat (property packed_position). Expected a "
+            "standard PLY: open the file in SuperSplat and export it as PLY, not compressed."
+        )
+    lists = [prop.name for prop in vertex.properties if prop.length_type]
+    if lists:
+        raise PlyError(
+            f"The vertices of {path} have lists ({', '.join(lists[:5])}). Expected single numbers only; "
+            "export the splat without them."
+        )
+    for twice, found in (("properties", vertex.properties), ("elements", header.elements)):
+        names = [name for name, times in Counter(each.name for each in found).items() if times > 1]
+        if names:
+            raise PlyError(
+                f"{path} has several {twice} of one name ({', '.join(names[:5])}). Expected different names; "
+                "export it again."
+            )
+    _check_properties(types, header, path)
+    n_rest = sum(1 for name in types if _REST.fullmatch(name))
+    per_channel = n_rest // 3
+    # Splat has the channel last: the file's f_rest are taken in that order, so that no copy follows.
+    rest = tuple(f"f_rest_{c * per_channel + k}" for k in range(per_channel) for c in range(3))
+    if n_rest not in (0, 9, 24, 45) or not types.keys() >= set(rest):
+        raise PlyError(
+            f"{path} has {n_rest} properties f_rest_*. Expected f_rest_0 to f_rest_8, 23 or 44 (spherical "
+            "harmonics of degree 1, 2 or 3) or none; export it with such a degree."
+        )
+    if vertex.count == 0:
+        raise PlyError(f"{path} holds no Gaussian ('element vertex 0'). Expected at least one.")
+    from_rgb = not any(name in types for name in _DC)
+    parts = {
+        "means": _MEANS,
+        "quats": _QUATS,
+        "scales": _SCALES,
+        "opacities": ("opacity",),
+        "features_dc": _RGB if from_rgb else _DC,
+        "features_rest": rest,
+    }
+    labels = next((name for name in _LABELS if types.get(name, "f")[0] != "f"), None)
+    used = {*itertools.chain(*parts.values()), *_NORMALS, labels}
+    return _Columns(parts, from_rgb, labels, [name for name in types if name not in used])
+
+
+def _check_properties(types: Mapping[str, str], header: _Header, path: Path) -> None:
+    """Refuses vertices that lack something; `types` are those of the properties by name."""
+    missing = [name for name in (*_MEANS, "opacity", *_SCALES, *_QUATS) if name not in types]
+    found = f"found {', '.join(list(types)[:12])}{', ...' if len(types) > 12 else ''}"
+    if not any(name in types for name in ("opacity", *_SCALES, *_QUATS)):
+        kind = "mesh" if any(element.name == "face" for element in header.elements) else "point cloud"
+        raise PlyError(
+            f"{path} is a {kind}, not a splat ({found}). Expected Gaussians with opacity, scale_0 to scale_2 "
+            "and rot_0 to rot_3. Such a file can start a training, but there is nothing to render in it yet."
+        )
+    if missing == ["scale_2"]:
+        raise PlyError(
+            f"{path} holds flat Gaussians (2DGS): it has scale_0 and scale_1 but no scale_2. Expected 3D "
+            "Gaussians with three scales; convert it, for example with a scale_2 of -20, or train with 3DGS."
+        )
+    if missing:
+        raise PlyError(
+            f"The vertices of {path} lack {', '.join(missing)} ({found}). Expected the properties of 3DGS: "
+            "x y z, opacity, scale_0 to scale_2, rot_0 to rot_3; export the splat again."
+        )
+    if not all(name in types for name in _DC) and (
+        any(name in types for name in _DC) or not all(types.get(name) == "u1" for name in _RGB)
+    ):
+        raise PlyError(
+            f"The vertices of {path} have no complete colours ({found}). Expected f_dc_0, f_dc_1 and f_dc_2, "
+            "or red, green and blue of type uchar; export the splat with its colours."
+        )
+
+
+def _read_columns(file: IO[bytes], size: int, header: _Header, columns: _Columns, path: Path) -> Splat:
+    """Reads the vertices: the file stands at the first byte after the header and has `size` bytes in all."""
+    vertex = header.vertex
+    assert vertex is not None
+    before = header.elements[: header.elements.index(vertex)]
+    # A generator: memory is taken when its first block is there, after the sizes were checked.
+    blocks = (_ascii_blocks if header.format == "ascii" else _binary_blocks)(
+        file, size, header, before, vertex, path
+    )
+    first = next(blocks)
+    count = vertex.count
+    parts = {name: np.empty((count, len(found)), np.float32) for name, found in columns.parts.items()}
+    extra = {name: np.empty(count, np.float32) for name in columns.extra}
+    labels = np.empty(count, np.int32) if columns.labels is not None else None
+    start = 0
+    with np.errstate(over="ignore"):  # a double too large becomes infinite, and its Gaussian is dropped
+        for block in itertools.chain([first], blocks):
+            rows = slice(start, start + len(block))
+            for name, properties in columns.parts.items():
+                for index, prop in enumerate(properties):
+                    parts[name][rows, index] = block[prop]
+            for name, values in extra.items():
+                values[rows] = block[name]
+            if labels is not None:
+                labels[rows] = _as_labels(block[columns.labels])
+            start += len(block)
+    if (
+        labels is None
+        and "object_id" in extra
+        and np.array_equal(extra["object_id"], np.rint(extra["object_id"]))
+    ):
+        labels = _as_labels(extra.pop("object_id"))
+    if columns.from_rgb:
+        parts["features_dc"] = (parts["features_dc"] / 255.0 - 0.5) / _SH_C0
+    tensors = {name: torch.from_numpy(values) for name, values in parts.items()}
+    tensors["opacities"] = tensors["opacities"][:, 0]
+    tensors["features_rest"] = tensors["features_rest"].reshape(
+        count, len(columns.parts["features_rest"]) // 3, 3
+    )
+    return Splat(
+        **tensors,
+        antialiased=any(_ANTIALIASED.lower() in comment.lower() for comment in header.comments),
+        labels=None if labels is None else torch.from_numpy(labels),
+        extra={name: torch.from_numpy(values) for name, values in extra.items()},
+    )
+
+
+def _as_labels(values: NDArray) -> NDArray[np.int32]:
+    """int32 ids `[n]` of numbers `[n]`; `IGNORE` for those that are no id."""
+    values = values.astype(np.float64)  # in float32 the largest id would be rounded to one that is too large
+    known = (values >= 0) & (values <= np.iinfo(np.int32).max)
+    return np.where(known, values, IGNORE).astype(np.int32)
+
+
+def _truncated(path: Path, expected: str, found: str) -> PlyError:
+    return PlyError(
+        f"{path} is cut off or damaged: found {found}, expected {expected}, as its header says. Export or "
+        "download it again."
+    )
+
+
+def _binary_blocks(
+    file: IO[bytes], size: int, header: _Header, before: Sequence[_Element], vertex: _Element, path: Path
+) -> Iterator[NDArray]:
+    """Structured arrays `[n]` of the vertices of a binary file."""
+    order = _BYTE_ORDERS[header.format]
+    for element in before:
+        _skip_binary(file, size, element, order, path)
+    row = np.dtype([(prop.name, order + prop.type) for prop in vertex.properties])
+    left = size - file.tell()
+    expected = f"{vertex.count} Gaussians of {row.itemsize} bytes"
+    if left < vertex.count * row.itemsize:
+        raise _truncated(path, expected, f"{max(left, 0)} bytes, {max(left, 0) // row.itemsize} Gaussians")
+    if vertex is header.elements[-1] and left > vertex.count * row.itemsize:
+        _warn(
+            f"{path} has {left - vertex.count * row.itemsize} bytes more than the {expected} that its header "
+            "announces; they are ignored. If the splat looks wrong, the file was damaged on its way."
+        )
+    per_block = max(1, _BLOCK_BYTES // row.itemsize)
+    for start in range(0, vertex.count, per_block):
+        rows = min(per_block, vertex.count - start)
+        data = file.read(rows * row.itemsize)
+        if len(data) < rows * row.itemsize:
+            raise _truncated(path, expected, f"{start + len(data) // row.itemsize} Gaussians")
+        yield np.frombuffer(data, row)
+
+
+def _skip_binary(file: IO[bytes], size: int, element: _Element, order: str, path: Path) -> None:
+    """Moves behind an element."""
+    if not element.properties:
+        return
+    row_bytes = element.row_bytes
+    left = size - file.tell()
+    # With lists, a row takes a byte at least.
+    if left < element.count * (row_bytes or 1):
+        raise _truncated(path, f"{element.count} rows of {element.name}", f"{left} bytes")
+    if row_bytes is not None:
+        file.seek(element.count * row_bytes, os.SEEK_CUR)
+        return
+    sizes = [
+        (np.dtype(order + prop.length_type) if prop.length_type else None, np.dtype(prop.type).itemsize)
+        for prop in element.properties
+    ]
+    for row in range(element.count):
+        for length_type, item_bytes in sizes:
+            length = 1
+            if length_type is not None:
+                data = file.read(length_type.itemsize)
+                length = int(np.frombuffer(data, length_type)[0]) if len(data) == length_type.itemsize else -1
+            if length < 0 or length * item_bytes > size - file.tell():
+                raise _truncated(
+                    path, f"{element.count} rows of {element.name}", f"{row} of them that are whole"
+                )
+            file.seek(length * item_bytes, os.SEEK_CUR)
+
+
+def _ascii_blocks(
+    file: IO[bytes], size: int, header: _Header, before: Sequence[_Element], vertex: _Element, path: Path
+) -> Iterator[NDArray]:
+    """Structured arrays `[n]`, all float64, of the vertices of an ASCII file: one line each."""
+    left = size - file.tell()
+    # A number takes a digit and a space or line end.
+    if left + 1 < 2 * vertex.count * len(vertex.properties):
+        raise _truncated(
+            path, f"{vertex.count} Gaussians of {len(vertex.properties)} numbers", f"{left} characters"
+        )
+    with io.TextIOWrapper(file, encoding="latin-1") as text:
+        lines = filter(str.strip, text)
+        for element in before:
+            rows = element.count if element.properties else 0
+            skipped = sum(1 for _ in itertools.islice(lines, rows))
+            if skipped < rows:
+                raise _truncated(path, f"{rows} rows of {element.name}", f"{skipped} lines")
+        row = np.dtype([(prop.name, "f8") for prop in vertex.properties])
+        per_block = max(1, _BLOCK_BYTES // row.itemsize)
+        for start in range(0, vertex.count, per_block):
+            rows = min(per_block, vertex.count - start)
+            block = list(itertools.islice(lines, rows))
+            if len(block) < rows:
+                raise _truncated(path, f"{vertex.count} Gaussians", f"{start + len(block)} lines of them")
+            try:
+                values = np.loadtxt(block, np.float64, comments=None, ndmin=2)
+            except ValueError:
+                values = np.empty((0, 0))
+            if values.shape != (rows, len(vertex.properties)):
+                raise _wrong_line(block, start, len(vertex.properties), path)
+            yield values.view(row)[:, 0]
+
+
+def _wrong_line(block: Sequence[str], start: int, expected: int, path: Path) -> PlyError:
+    """Names the first of the lines that does not hold as many numbers as expected."""
+    for index, line in enumerate(block, start):
+        words = line.split()
+        found = f"{len(words)} numbers" if len(words) != expected else ""
+        for word in words if not found else ():
+            try:
+                float(word)
+            except ValueError:
+                found = f"{word[:40]!r}"
+                break
+        if found:
+            return PlyError(
+                f"Gaussian {index} of {path} holds {found}: expected {expected} numbers on one line. The file "
+                "is damaged; export or download it again."
+            )
+    return PlyError(f"The Gaussians from {start} on in {path} are damaged: expected {expected} numbers each.")
+
+
+def _usable_only(splat: Splat, where: str) -> Splat:
+    """Drops Gaussians that cannot be drawn, with a warning; `where` completes its sentence.
+
+    Raises:
+        PlyError: None is left.
+    """
+    usable = torch.ones(len(splat), dtype=torch.bool, device=splat.means.device)
+    for name in _PARAMETERS:
+        values = getattr(splat, name)
+        if not values.sum().isfinite():  # ten times as fast as looking at every value
+            usable &= values.isfinite().reshape(len(splat), -1).all(dim=1)
+    norms = splat.quats.double().norm(dim=1, keepdim=True)
+    usable &= norms[:, 0] > 0
+    # The squares of these leave the range of float32: renderers would take them for zero or infinite.
+    extreme = usable[:, None] & ((norms < 1e-6) | (norms > 1e6))
+    if extreme.any():
+        splat = replace(
+            splat, quats=torch.where(extreme, splat.quats / norms, splat.quats).to(splat.quats.dtype)
+        )
+    dropped = int((~usable).sum())
+    if dropped == 0:
+        return splat
+    if dropped == len(splat):
+        raise PlyError(
+            f"None of the {dropped} Gaussians {where} can be drawn. Expected finite values and quaternions that "
+            "are not zero; the training has diverged or the file is damaged."
+        )
+    _warn(
+        f"Dropped {dropped} of the {len(splat)} Gaussians {where}: they have values that are not finite, or a "
+        "quaternion of zeros."
+    )
+    return splat.select(usable)
+
+
+def _warn(message: str) -> None:
+    CONSOLE.print(f"[bold yellow]Warning:[/bold yellow] {escape(message)}")
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def write_ply(
+    path: str | Path, splat: Splat, *, names: Mapping[int, str] | None = None, extra: bool = True
+) -> Path:
+    """Write a splat as a binary PLY file that any viewer opens, and what its objects are beside it.
+
+    The properties are x y z nx ny nz f_dc_* f_rest_* opacity scale_* rot_* (float, in this order, the normals
+    zero), then `object_id` (int) if the splat has labels, then the extra ones (float). An antialiased splat
+    is marked by the comment "SplatRenderMode: mip". Gaussians with a value that is not finite, or a
+    quaternion of zeros, are left out with a warning: viewers fail on them.
+
+    With labels or names, `<stem>.objects.json` is written too::
+
+        {"objects": [{"id": 3, "name": "cup", "gaussians": 1234, "color": [0.8, 0.1, 0.0]}, ...],
+         "unknown_gaussians": 56}
+
+    sorted by id, with every id that a Gaussian or a name has; `color` as in `object_colors`.
+
+    A file appears under its name only when it is complete; one from before is then replaced.
+
+    Args:
+        path: Where to. Missing folders are made.
+        splat: What to write, on any device.
+        names: Names of objects by id; "object 7" where missing.
+        extra: Write `Splat.extra`.
+
+    Returns:
+        The path of the PLY file.
+
+    Raises:
+        PlyError: The file cannot be written (what was there before is still there), the splat is empty, or
+            its labels or extra properties do not fit.
+    """
+    path = Path(path)
+    if len(splat) == 0:
+        raise PlyError(
+            f"There is nothing to write to {path}: the splat is empty, expected a Gaussian at least."
+        )
+    splat = replace(splat, extra=splat.extra if extra else {})
+    _check_extra(splat, path)
+    splat = splat.to("cpu")
+    parameters = {name: getattr(splat, name).detach().float() for name in _PARAMETERS}
+    labels = None if splat.labels is None else torch.from_numpy(_as_labels(splat.labels.numpy()))
+    splat = _usable_only(replace(splat, **parameters, labels=labels), f"to write to {path}")
+    files: dict[Path, Iterable[bytes]] = {}
+    if splat.labels is not None or names:
+        text = json.dumps(_objects(splat, names), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        # A name of a broken file name may hold half a character: its escape is what JSON has for it.
+        files[path.with_name(f"{path.stem}.objects.json")] = [text.encode("utf-8", "backslashreplace")]
+    files[path] = _vertex_blocks(splat)
+    _write_files(files)
+    return path
+
+
+def _check_extra(splat: Splat, path: Path) -> None:
+    """Raises PlyError if labels or extra properties cannot be written."""
+    checked: dict[str, Tensor] = {f"extra[{name!r}]": value for name, value in splat.extra.items()}
+    if splat.labels is not None:
+        checked["labels"] = splat.labels
+    for name, value in checked.items():
+        if value.shape != (len(splat),):
+            raise PlyError(
+                f"Cannot write {path}: Splat.{name} has shape {list(value.shape)}, expected [{len(splat)}]."
+            )
+    for name in splat.extra:
+        if name in _RESERVED or _REST.fullmatch(name) or (name == "object_id" and splat.labels is not None):
+            raise PlyError(
+                f"Cannot write {path}: the extra property {name!r} has the name of a property of every splat. "
+                "Rename it, or write with extra=False."
+            )
+        if name.split() != [name]:
+            raise PlyError(
+                f"Cannot write {path}: found the extra property {name!r}, expected a name of one word. Rename it."
+            )
+
+
+def _objects(splat: Splat, names: Mapping[int, str] | None) -> dict[str, object]:
+    """What `<stem>.objects.json` holds."""
+    labels = torch.full((len(splat),), IGNORE) if splat.labels is None else splat.labels
+    ids, counts = torch.unique(labels, return_counts=True)
+    gaussians = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    table = ObjectTable.create([*gaussians, *(names or {})], names)
+    objects = [
+        {"id": i, "name": name, "gaussians": gaussians.get(i, 0), "color": color}
+        for i, name, color in zip(table.ids, table.names, table.colors.tolist(), strict=True)
+    ]
+    return {"objects": objects, "unknown_gaussians": gaussians.get(IGNORE, 0)}
+
+
+def _vertex_blocks(splat: Splat) -> Iterator[bytes]:
+    """Header and vertices."""
+    n_rest = 3 * splat.features_rest.shape[1]
+    rest = (f"f_rest_{i}" for i in range(n_rest))
+    properties = [f"float {name}" for name in (*_MEANS, *_NORMALS, *_DC, *rest, "opacity", *_SCALES, *_QUATS)]
+    if splat.labels is not None:
+        properties.append("int object_id")
+    properties += [f"float {name}" for name in splat.extra]
+    # The original viewer of 3DGS expects the number of vertices on the third line: a comment has to follow it.
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"element vertex {len(splat)}",
+        *(f"property {prop}" for prop in properties),
+        *([f"comment {_ANTIALIASED}"] if splat.antialiased else []),
+        "end_header",
+    ]
+    yield "".join(f"{line}\n" for line in header).encode()
+
+    parts = [
+        splat.means.numpy(),
+        np.zeros((len(splat), 3), np.float32),
+        splat.features_dc.numpy(),
+        splat.features_rest.numpy().transpose(0, 2, 1),
+        splat.opacities.numpy(),
+        splat.scales.numpy(),
+        splat.quats.numpy(),
+    ]
+    if splat.labels is not None:
+        parts.append(splat.labels.numpy().astype("<i4").view("<f4"))  # its bytes, to lie among the floats
+    parts += [value.detach().float().numpy() for value in splat.extra.values()]
+    per_block = max(1, _BLOCK_BYTES // (4 * len(properties)))
+    for start in range(0, len(splat), per_block):
+        rows = min(per_block, len(splat) - start)
+        block = [part[start : start + rows].reshape(rows, -1) for part in parts if part.size]
+        yield np.concatenate(block, axis=1).astype("<f4", copy=False).tobytes()
+
+
+def _write_files(files: Mapping[Path, Iterable[bytes]]) -> None:
+    """Writes all files under other names first and renames them when all are complete, the last one last.
+
+    Raises:
+        PlyError: A file cannot be written. No temporary file is left.
+    """
+    temporary: dict[Path, Path] = {}
+    path = Path()
+    try:
+        for path, blocks in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path] = path.with_name(f".{secrets.token_hex(8)}.tmp")
+            with open(temporary[path], "xb") as file:
+                for block in blocks:
+                    file.write(block)
+        for path, written in temporary.items():
+            os.replace(written, path)
+    except OSError as error:
+        raise PlyError(
+            f"{path} cannot be written ({error.strerror or error}). Expected a folder to which you may write, "
+            "with enough room; what was there before is still there."
+        ) from error
+    finally:
+        for written in temporary.values():
+            with contextlib.suppress(OSError):
+                written.unlink()
