@@ -261,7 +261,7 @@ class Prune(_Source):
         from gradiseg_ns.votes.pruning import prune
 
         bound = _fraction(self.max_error)
-        run, splat, scene, background = self._open(maps=False)
+        run, splat, scene, _ = self._open(maps=False)
         if run is not None and run.is_gradiseg:
             splat.labels = _labels_of_run(run)
         among = None
@@ -279,9 +279,15 @@ class Prune(_Source):
                     f"--objects {list(self.objects)}: the splat has no such objects, it has {known}."
                 )
         with _rich_progress() as progress:
-            result = prune(
-                splat, scene.train.cameras, bound, background, among, progress, bound=self.bound
-            )  # fmt: skip
+            tasks: dict[str, Any] = {}
+
+            def report(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = progress.add_task(what, total=total)
+                progress.update(tasks[what], completed=done, total=total)
+
+            # Over black and over white: a PLY is seen before any background.
+            result = prune(splat, scene.train.cameras, bound, None, among, report, bound=self.bound)
         removed = int((~result.kept).sum())
         _console().print(
             f"Removed {removed} of {len(splat)} Gaussians ({result.ratio:.1%}) in {result.seconds:.0f} s. Checked on "

@@ -270,3 +270,53 @@ def test_identity_loss_moves_geometry_only_when_asked(trainer: GradisegTrainer) 
         assert (gradient is not None and float(gradient.abs().max()) > 0) is bool(moves)
         assert float(model.gauss_params["identity"].grad.abs().max()) > 0
     model.config.identity_geometry = configured
+
+
+def test_votes_give_a_trained_splat_its_identities_before_the_first_step(
+    trainer: GradisegTrainer, scene: Path, tmp_path: Path
+) -> None:
+    options = {"pipeline.model.start_from": trainer.base_dir}
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=3, device="cpu", options=options)
+    started = runs.train(config)[0]
+    schedule = model_of(started).schedule
+    assert schedule.votes_at == 0 and schedule.densify_until == 0
+    metrics, before = runs.evaluate(started), runs.evaluate(trainer)
+    assert metrics["miou"] > 88 and metrics["psnr"] > before["psnr"] - 0.5
+    options["pipeline.model.schedule.votes_at"] = 1.0
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=3, device="cpu", options=options)
+    assert runs.evaluate(runs.train(config)[0])["miou"] < 60, "without votes identities are random"
+
+
+def test_unrelated_ids_are_associated_on_the_way(scene: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for v, path in enumerate(sorted((scene / "object_mask").glob("*.png"))):
+        ids = np.asarray(Image.open(path))
+        new = np.select([ids == 0, ids == 1, ids == 7], [(v + k) % 3 + 1 + 3 * (v % 4) for k in range(3)])
+        (tmp_path / "unrelated").mkdir(exist_ok=True)
+        Image.fromarray(new.astype(np.uint8)).save(tmp_path / "unrelated" / path.name)
+    options = {
+        "pipeline.model.associate": "auto",
+        "pipeline.datamanager.masks_dir": str(tmp_path / "unrelated"),
+    }
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=400, device="cpu", options=options)
+    trained = runs.train(config)[0]
+    model = model_of(trained)
+    assert len(set(model.objects.ids) - {0}) == 3
+    masks = trained.base_dir / "associated_mask"
+    assert len(list(masks.glob("*.png"))) == 27
+    saved = yaml.load((trained.base_dir / "config.yml").read_text(), Loader=yaml.Loader)
+    assert saved.pipeline.datamanager.masks_dir == str(masks.resolve())
+    assert saved.pipeline.model.associate == "off"
+    camera, batch = trained.pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    assert bool((batch["id_map"] == IGNORE).all()), "old ids of held-out views mean nothing"
+    model.eval()
+    found = model.get_outputs_for_camera(camera).object_ids.numpy()
+    name = trained.pipeline.datamanager.eval_dataset.image_filenames[0].name
+    truth = np.asarray(Image.open(scene / "object_mask" / name))
+    # every object of the truth is one id, and different objects have different ones
+    winners = [np.bincount(found[truth == k].clip(0)).argmax() for k in (0, 1, 7)]
+    assert len(set(winners)) == 3
+    shares = [(found[truth == k] == w).mean() for k, w in zip((0, 1, 7), winners, strict=True)]
+    assert min(shares) > 0.85

@@ -130,7 +130,7 @@ class VoteAccumulator:
             raise ValueError(
                 f"the id map holds class {int(present[-1])}, expected at most {self.shape[1] - 1}."
             )
-        for part in present.split(CHUNK):
+        for part in present.split(CHUNK) if len(present) else ():
             maps = (classes[..., None] == part).to(torch.float32)
             if weight is not None:
                 maps = maps * weight.to(maps)[..., None]

@@ -143,7 +143,7 @@ def render_classes(
     camera = projection.camera
     best = torch.zeros(camera.height, camera.width, device=classes.device)
     winner = torch.full_like(best, -1, dtype=torch.int64)
-    for part in present.split(CHUNK):
+    for part in present.split(CHUNK) if len(present) else ():
         hot = (classes[:, None] == part).to(torch.float32)
         (maps,), _ = rendering.rasterize(projection, [hot])
         weight, index = maps.max(dim=-1)

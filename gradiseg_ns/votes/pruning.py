@@ -16,8 +16,9 @@ comes back: the weights are the sign of the error times its excess, and the larg
 sum makes up for the excess. Where first order does not help (the early stop), all that touches these pixels comes back. It ends
 with a round over all views in which nothing had to. docs/pruning.md compares the strategies that lost.
 
-Per view (``bound="view"``, the looser promise that "21 % without loss" stands for): the mean error of every view. It
-grows steadily with the number removed, so one cut through the contributions is found by bisection, and checked.
+Per view (``bound="view"``, a looser promise): the mean error of every view. It grows rather steadily with the number removed,
+so one cut through the contributions is found by bisection, and checked. Measured on two scenes with a bound of 1/510: 2.5 and 1.1 %
+go per pixel, 28 and 21 % per view. One cut per pixel: below 0.1 %, whatever it is ranked by.
 """
 
 from __future__ import annotations

@@ -1,0 +1,154 @@
+"""How well masks without a tracker become objects, against exact maps.
+
+    python benchmarks/association.py --splat RUN --masks-dir sam_mask --truth-dir object_mask --objects 1 2 3
+    python benchmarks/association.py --splat RUN --masks-dir noisy_mask --truth-dir object_mask --objects 1 2 3
+
+Of every object the *best group* is the id with the largest mean IoU over the views that show the object: one id for all views.
+*Single masks* takes the best mask of each view anew, which no consistent ids can do: it says how good the masks themselves are.
+If ids are kept, each object is compared with its own id. Held-out views show the labels of the Gaussians.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from gradiseg_ns import sources
+from gradiseg_ns.data.id_maps import read_id_map, resize_id_map
+from gradiseg_ns.mask_folders import IdMode, associate_views
+from gradiseg_ns.votes.labels import render_classes
+
+Maps = Sequence[NDArray[np.integer]]
+
+
+def best_group(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
+    """Mean over the objects of the best id's mean IoU over the views that show the object."""
+    return float(np.mean([max(_ious(predicted, truth, o).values(), default=0.0) for o in objects]))
+
+
+def own_ids(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
+    """Mean IoU over all objects of all views, ids as they are."""
+    found = [
+        _iou(p == o, t == o) for o in objects for p, t in zip(predicted, truth, strict=True) if (t == o).any()
+    ]
+    return float(np.mean(found))
+
+
+def single_masks(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
+    """Mean over the objects of the mean over views of the best mask's IoU."""
+    means = []
+    for o in objects:
+        best = [
+            max((_iou(p == i, t == o) for i in np.unique(p[t == o]) if i >= 0), default=0.0)
+            for p, t in zip(predicted, truth, strict=True)
+            if (t == o).any()
+        ]
+        means.append(np.mean(best))
+    return float(np.mean(means))
+
+
+def _ious(predicted: Maps, truth: Maps, wanted: int) -> dict[int, float]:
+    sums: dict[int, float] = {}
+    views = 0
+    for p, t in zip(predicted, truth, strict=True):
+        inside = t == wanted
+        if not inside.any():
+            continue
+        views += 1
+        for i in np.unique(p[inside]):
+            if i >= 0:
+                sums[int(i)] = sums.get(int(i), 0.0) + _iou(p == i, inside)
+    return {i: total / views for i, total in sums.items()}
+
+
+def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+@dataclass
+class AssociationBenchmark:
+    """Association of masks against exact maps."""
+
+    splat: Path
+    """A trained run on the scene: its folder or config.yml."""
+    masks_dir: str = "sam_mask"
+    """The masks, in the data folder or absolute."""
+    truth_dir: str | None = None
+    """Exact maps, in the data folder or absolute; none: only the agreement of views is measured."""
+    objects: tuple[int, ...] = ()
+    """Ids of the exact maps that count; all that occur unless given."""
+    ids: IdMode = "auto"
+    sparse: bool = False
+    """Compare masks by sparse points, as if there were no splat yet."""
+    output: Path | None = None
+    """Write the figures as JSON."""
+
+    def main(self) -> None:
+        run = sources.load_run(self.splat)
+        scene = run.scene(masks_dir=self.masks_dir)
+        start = perf_counter()
+        done = associate_views(scene, None if self.sparse else run.splat, ids=self.ids)
+        seconds = perf_counter() - start
+        figures: dict[str, float] = {
+            "seconds": seconds,
+            "masks": len(done.result.masks),
+            "ids": len(done.result.ids),
+        }
+        for name, found in (("before", done.before), ("after", done.after)):
+            if found is not None:
+                figures[f"same id, {name}"], figures[f"same id by chance, {name}"] = (
+                    found.agreement,
+                    found.chance,
+                )
+        if self.truth_dir is not None:
+            self._compare(run, scene, done, figures)
+        table = Table(title=f"{scene.data.name}, {self.masks_dir}, ids {'kept' if done.kept else 'new'}")
+        table.add_column("figure")
+        table.add_column("value", justify="right")
+        for name, value in figures.items():
+            table.add_row(name, f"{value:.4g}")
+        Console().print(table)
+        if self.output is not None:
+            self.output.write_text(json.dumps(figures, indent=2))
+
+    def _compare(self, run: sources.Run, scene: sources.Scene, done, figures: dict[str, float]) -> None:
+        folder = scene.data_folder / str(self.truth_dir)
+
+        def read(views: sources.Views) -> list[NDArray[np.int32]]:
+            return [
+                resize_id_map(read_id_map(folder / f"{name}.png"), camera.height, camera.width)
+                for name, camera in zip(views.names, views.cameras, strict=True)
+            ]
+
+        truth = read(scene.train)
+        objects = self.objects or tuple(
+            int(i) for i in np.unique(np.concatenate([np.unique(t) for t in truth]))
+        )
+        old = [m.numpy() for m in scene.train.id_maps]
+        score = own_ids if done.kept else best_group
+        name = "IoU" if done.kept else "best group's IoU"
+        figures["single masks, training views"] = single_masks(old, truth, objects)
+        figures[f"{name} before, training views"] = score(old, truth, objects)
+        figures[f"{name} after, training views"] = score(done.maps, truth, objects)
+        labels = done.result.labels
+        if labels is not None and len(scene.test):
+            ids = torch.tensor([*done.result.ids, -1])
+            held_out = [
+                ids[render_classes(run.splat.project(camera), labels.classes)[0]].numpy()
+                for camera in scene.test.cameras
+            ]
+            figures[f"{name} after, held-out views"] = score(held_out, read(scene.test), objects)
+
+
+if __name__ == "__main__":
+    tyro.cli(AssociationBenchmark).main()

@@ -1,0 +1,113 @@
+"""Quality and cost of lifting id maps onto a splat, against the time of rendering its views once.
+
+    python benchmarks/lift.py --splat RUN --masks-dir object_mask --ignore-ids 0 19
+
+Rendering is the colours of every training view; a lift is the votes of all maps, and with refinement one more pass. Figures are of
+held-out views; labels are rendered as the identity encodings that `gradiseg lift` writes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from gradiseg_ns import rendering, sources
+from gradiseg_ns.data.id_maps import read_id_map, resize_id_map
+from gradiseg_ns.evaluation.metrics import MaskMetrics
+from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.votes import identities
+from gradiseg_ns.votes.accumulate import accumulate
+from gradiseg_ns.votes.labels import majority
+
+
+@dataclass
+class LiftBenchmark:
+    """Lifting id maps: seconds as a ratio to rendering, and mask quality."""
+
+    splat: Path
+    """A trained run: its folder or config.yml."""
+    masks_dir: str = "object_mask"
+    truth_dir: str | None = None
+    """Exact maps of the held-out views; --masks-dir unless given."""
+    ignore_ids: tuple[int, ...] = ()
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    output: Path | None = None
+    """Write the figures as JSON."""
+
+    def main(self) -> None:
+        run = sources.load_run(self.splat, self.device)
+        scene = run.scene(masks_dir=self.masks_dir)
+        splat, train = run.splat, scene.train
+        objects = ObjectTable.create(scene.manager.train_dataset.metadata["object_ids"])
+        views = [(c, objects.classes_of(m)) for c, m in zip(train.cameras, train.id_maps, strict=True)]
+        codes = identities.spread_codes(len(objects), 16).to(self.device)
+        splat.render(train.cameras[0])  # compiles
+        accumulate(splat.gaussians(), views[:1], len(objects))
+        start = self._now()
+        for camera, _ in views:
+            splat.render(camera)
+        rendering_seconds = self._now() - start
+        start = self._now()
+        votes = accumulate(splat.gaussians(), views, len(objects), antialiased=splat.antialiased)
+        voted = identities.encode(majority(votes).classes, codes)
+        vote_seconds = self._now() - start
+        start = self._now()
+        refined = identities.refine(
+            splat.gaussians(), views, codes, votes.total(), antialiased=splat.antialiased
+        )
+        refine_seconds = vote_seconds + self._now() - start
+        table = Table(
+            title=f"{scene.data.name}, {len(views)} views, {len(objects)} ids, {len(splat)} Gaussians, {self.device}"
+        )
+        for column in ("", "seconds", "of rendering", "mIoU", "mBIoU", "fine boundary"):
+            table.add_column(column, justify="right")
+        table.add_row("rendering", f"{rendering_seconds:.1f}", "1.00", "", "", "")
+        figures = {"rendering": rendering_seconds}
+        for name, encoding, seconds in (
+            ("votes", voted, vote_seconds),
+            ("votes, refined", refined, refine_seconds),
+        ):
+            quality = self._quality(scene, splat, objects, encoding, codes)
+            figures[name] = {"seconds": seconds, "ratio": seconds / rendering_seconds, "quality": quality}
+            table.add_row(
+                name, f"{seconds:.1f}", f"{seconds / rendering_seconds:.2f}", *(f"{q:.2f}" for q in quality)
+            )
+        Console().print(table)
+        if self.output is not None:
+            self.output.write_text(json.dumps(figures, indent=2))
+
+    def _quality(
+        self,
+        scene: sources.Scene,
+        splat: sources.Splat,
+        objects: ObjectTable,
+        encoding: Tensor,
+        codes: Tensor,
+    ) -> list[float]:
+        folder = scene.data_folder / (self.truth_dir or self.masks_dir)
+        metrics = MaskMetrics(ignore_ids=self.ignore_ids)
+        for name, camera in zip(scene.test.names, scene.test.cameras, strict=True):
+            with torch.no_grad():
+                (maps,), _ = rendering.rasterize(splat.project(camera), [encoding])
+            ids = objects.ids_of((maps @ codes.T).argmax(-1)).to(torch.int32)
+            truth = resize_id_map(read_id_map(folder / f"{name}.png"), camera.height, camera.width)
+            metrics.update(name, ids.cpu(), truth)
+        result = metrics.result()
+        return [float(getattr(result, k) or 0.0) for k in ("miou", "mbiou", "mbiou_fine")]
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return perf_counter()
+
+
+if __name__ == "__main__":
+    tyro.cli(LiftBenchmark).main()
