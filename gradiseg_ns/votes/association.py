@@ -16,7 +16,7 @@ were missed or switched in a view are outvoted by the others. Without one, `rela
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -247,7 +247,7 @@ def paint(id_maps: Sequence[NDArray[np.integer]], table: MaskTable, group: Ints)
 def relabel(table: MaskTable) -> Ints:
     """The id [M] of each mask by what all views say of its points: the id that most of them agree on.
 
-    For maps whose ids mostly agree. Of equally frequent ids the mask's own goes first, then the smaller.
+    For maps whose ids mostly agree. A mask of few points (`MIN_POINTS`), or of which no id has more than half, keeps its own.
     """
     ids, index = np.unique(table.ids, return_inverse=True)
     counts = np.zeros((table.points.shape[1], len(ids)), np.float32)
@@ -257,9 +257,31 @@ def relabel(table: MaskTable) -> Ints:
     consensus = counts.argmax(axis=1)
     votes = np.zeros((len(table), len(ids)), np.float32)
     np.add.at(votes, (mask, consensus[point]), table.weights[point])
-    own = votes[np.arange(len(table)), index]
     best = votes.argmax(axis=1)
-    return np.where(own >= votes.max(axis=1), table.ids, ids[best])
+    most = votes[np.arange(len(table)), best]
+    sure = (most >= MIN_POINTS) & (most > 0.5 * votes.sum(axis=1))
+    return np.where(sure, ids[best], table.ids)
+
+
+def connected_pieces(id_maps: Sequence[NDArray[np.integer]]) -> tuple[list[NDArray[np.int64]], Ints]:
+    """The connected pieces of all masks, numbered in each view, -1 where there is none; and the ids [V, most pieces] they
+    have in their maps."""
+    from scipy.ndimage import label
+
+    maps: list[NDArray[np.int64]] = []
+    ids: list[list[int]] = []
+    for id_map in id_maps:
+        pieces = np.full(id_map.shape, -1, np.int64)
+        own: list[int] = []
+        for i in np.unique(id_map[id_map >= 0]):
+            found: Any = label(id_map == i)
+            numbered, count = found
+            pieces = np.where(numbered > 0, numbered - 1 + len(own), pieces)
+            own += [int(i)] * count
+        maps.append(pieces)
+        ids.append(own)
+    most = max((len(own) for own in ids), default=0)
+    return maps, np.array([own + [-1] * (most - len(own)) for own in ids], np.int64)
 
 
 # ------------------------------------------------------------------------------------------------- points of the scene
@@ -410,18 +432,22 @@ def associate(
             return rendering.project(gaussians, cameras[view], antialiased=antialiased)
 
     table: MaskTable | None = None
+    pieces, piece_ids = arrays, np.zeros((0, 0), np.int64)
     if ids == "new" or gaussians is None:
         if gaussians is not None:
             table = masks_of_gaussians(id_maps, project, progress=lambda: report("Comparing masks"))
         elif points is not None and len(points):
-            table = masks_of_points(arrays, cameras, points)
+            if ids == "keep":  # a switched object and the one whose id it took are two masks
+                pieces, piece_ids = connected_pieces(arrays)
+            table = masks_of_points(pieces, cameras, points)
         else:
             raise ValueError("associating masks needs a splat or the scene's sparse points, found neither.")
         if len(table) == 0 or table.points.shape[1] == 0:
             raise ValueError("no two views see the same part of the scene: are poses and maps of one scene?")
-    if table is not None:
-        new_ids = group_masks(table) if ids == "new" else relabel(table)
-        taken = paint(arrays, table, new_ids)
+    if table is not None and ids == "new":
+        taken = paint(arrays, table, group_masks(table))
+    elif table is not None:
+        taken = paint(pieces, table, relabel(replace(table, ids=piece_ids[table.views, table.ids])))
     else:
         taken = [a.astype(np.int32) for a in arrays]
     present = np.unique(np.concatenate([np.unique(a) for a in taken]))

@@ -12,6 +12,7 @@ from gradiseg_ns.votes.association import (
     associate,
     attach_parts,
     cluster_masks,
+    connected_pieces,
     group_masks,
     groups_in_several_views,
     overlaps,
@@ -184,3 +185,10 @@ def test_repair_keeps_ids_and_overrules_switched_and_missed_masks() -> None:
     assert torch.equal(given[0], truth[0]), "inputs stay as they are"
     sparse = associate(given, cameras, points=means.numpy(), ids="keep")
     assert set(sparse.ids) == {0, 1, 2}
+
+
+def test_pieces_of_one_id_are_masks_of_their_own() -> None:
+    ids = np.array([[4, 4, 0, 4], [0, 0, 0, 4], [-1, 0, 0, 0]])
+    (pieces,), own = connected_pieces([ids])
+    assert own.tolist() == [[0, 4, 4]]
+    assert pieces.tolist() == [[1, 1, 0, 2], [0, 0, 0, 2], [-1, 0, 0, 0]]
