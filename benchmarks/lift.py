@@ -70,7 +70,7 @@ class LiftBenchmark:
         for column in ("", "seconds", "of rendering", "mIoU", "mBIoU", "fine boundary"):
             table.add_column(column, justify="right")
         table.add_row("rendering", f"{rendering_seconds:.1f}", "1.00", "", "", "")
-        figures = {"rendering": rendering_seconds}
+        figures: dict[str, object] = {"rendering": rendering_seconds}
         for name, encoding, seconds in (
             ("votes", voted, vote_seconds),
             ("votes, refined", refined, refine_seconds),

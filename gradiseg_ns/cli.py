@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from gradiseg_ns.files import new_folder, write_text
 from gradiseg_ns.sources import DataParser, Frame, Run, Scene, SourceError
 
 if TYPE_CHECKING:
@@ -281,13 +280,13 @@ class Prune(_Source):
         with _rich_progress() as progress:
             tasks: dict[str, Any] = {}
 
-            def report(what: str, done: int, total: int) -> None:
+            def show(what: str, done: int, total: int) -> None:
                 if what not in tasks:
                     tasks[what] = progress.add_task(what, total=total)
                 progress.update(tasks[what], completed=done, total=total)
 
             # Over black and over white: a PLY is seen before any background.
-            result = prune(splat, scene.train.cameras, bound, None, among, report, bound=self.bound)
+            result = prune(splat, scene.train.cameras, bound, None, among, show, bound=self.bound)
         removed = int((~result.kept).sum())
         _console().print(
             f"Removed {removed} of {len(splat)} Gaussians ({result.ratio:.1%}) in {result.seconds:.0f} s. Checked on "
@@ -304,7 +303,7 @@ class Prune(_Source):
             "views": len(scene.train), "seconds": result.seconds,
             "per_object": {str(i): {"removed": a, "of": b} for i, (a, b) in result.per_object.items()},
         }  # fmt: skip
-        _write_text(path.with_suffix(".json"), json.dumps(report, indent=2))
+        write_text(path.with_suffix(".json"), json.dumps(report, indent=2))
         if run is not None:
             written = _write_pruned(run, result.kept)
             _console().print(f"Saved a run: ns-eval --load-config {written}", soft_wrap=True)
@@ -597,8 +596,7 @@ def _write_pruned(run: Run, kept: Tensor) -> Path:
 def _save_run(run: Run, config: Any, state: dict[str, Any], scene: Scene | None) -> Path:
     """config.yml and a checkpoint, whole or not at all."""
     folder = config.get_base_dir()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _folder_in_the_making(folder) as making:
+    with new_folder(folder, replace=True) as making:
         models = making / config.relative_model_dir
         models.mkdir(parents=True)
         torch.save(
@@ -614,28 +612,3 @@ def _save_run(run: Run, config: Any, state: dict[str, Any], scene: Scene | None)
         elif scene is not None:
             scene.manager.train_dataparser_outputs.save_dataparser_transform(making / transforms.name)
     return folder / "config.yml"
-
-
-@contextlib.contextmanager
-def _folder_in_the_making(folder: Path) -> Iterator[Path]:
-    """A new folder that takes its name only when it is complete; an older one of that name is replaced then."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
-    try:
-        yield making
-        making.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
-            os.replace(folder, old / folder.name)
-            os.replace(making, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(making, folder)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.saving")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -6,11 +6,7 @@ Used by `gradiseg associate` and, on the way, by training (`--pipeline.model.ass
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +24,7 @@ from gradiseg_ns.data.agreement import IdAgreement, id_agreement
 from gradiseg_ns.data.datamanager import camera_lookup
 from gradiseg_ns.data.dataset import warn
 from gradiseg_ns.data.id_maps import IdMapError, read_frame_maps
+from gradiseg_ns.files import new_folder
 from gradiseg_ns.scene.objects import colorize
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.sources import Scene
@@ -125,7 +122,7 @@ def write_association(folder: Path, scene: Scene, done: Associated) -> None:
     """
     views = scene.train
     try:
-        with _new_folder(folder) as making:
+        with new_folder(folder) as making:
             lookups: dict[bytes, NDArray[np.int32]] = {}
             originals = _original_cameras(scene)
             for i, (name, ids) in enumerate(zip(views.names, done.maps, strict=True)):
@@ -219,18 +216,3 @@ def _distorted(
     holes = flat.reshape(height, width) < 0
     nearest = distance_transform_edt(holes, return_distances=False, return_indices=True)
     return flat.reshape(height, width)[tuple(np.asarray(nearest))]
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that takes its name only when it is complete."""
-    if folder.exists():
-        raise IdMapError(f"{folder} exists already; nothing is overwritten. Name another, or remove it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
-    try:
-        yield making
-        making.chmod(0o755)
-        os.replace(making, folder)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
