@@ -92,7 +92,7 @@ class Lift(_Source):
     masks_dir: str | None = None
     """Folder of the id maps, in the data folder or absolute; `object_mask`, or the run's own, unless given."""
     eval_masks_dir: Path | None = None
-    """Id maps that held-out views are compared with, if not those."""
+    """Id maps that held-out views are compared with, if not those; in the data folder or absolute."""
     ignore_ids: tuple[int, ...] = ()
     """Ids left out of the mask figures, such as background and table."""
     refine: bool = False
@@ -220,7 +220,7 @@ class Lift(_Source):
             )
             truth = test.id_maps[i].cpu()
             if self.eval_masks_dir is not None:
-                found = read_id_map(self.eval_masks_dir / f"{test.names[i]}.png")
+                found = read_id_map(scene.data_folder / self.eval_masks_dir / f"{test.names[i]}.png")
                 truth = torch.from_numpy(resize_id_map(found, camera.height, camera.width).copy())
             if bool((truth >= 0).any()):
                 metrics.update(test.names[i], ids, truth)
@@ -286,7 +286,10 @@ class Prune(_Source):
                 progress.update(tasks[what], completed=done, total=total)
 
             # Over black and over white: a PLY is seen before any background.
-            result = prune(splat, scene.train.cameras, bound, None, among, show, bound=self.bound)
+            try:
+                result = prune(splat, scene.train.cameras, bound, None, among, show, bound=self.bound)
+            except ValueError as error:
+                raise SourceError(str(error)) from error
         removed = int((~result.kept).sum())
         _console().print(
             f"Removed {removed} of {len(splat)} Gaussians ({result.ratio:.1%}) in {result.seconds:.0f} s. Checked on "
