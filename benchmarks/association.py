@@ -3,7 +3,10 @@
     python benchmarks/association.py --splat RUN --masks-dir sam_mask --truth-dir object_mask --objects 1 2 3
     python benchmarks/association.py --splat RUN --masks-dir noisy_mask --truth-dir object_mask --objects 1 2 3
 
-Of every object the *best group* is the id with the largest mean IoU over the views that show the object: one id for all views.
+    python benchmarks/association.py --splat RUN --masks-dir object_mask --truth-dir object_mask --scramble --picture association.jpg
+
+`--scramble` makes of exact maps what a segmenter without a tracker would: other ids in every view, a third of the objects cut in two,
+a tenth missed. Of every object the *best group* is the id with the largest mean IoU over the views that show the object: one id for all views.
 *Single masks* takes the best mask of each view anew, which no consistent ids can do: it says how good the masks themselves are.
 If ids are kept, each object is compared with its own id. Held-out views show the labels of the Gaussians.
 """
@@ -25,7 +28,7 @@ from rich.table import Table
 
 from gradiseg_ns import sources
 from gradiseg_ns.data.id_maps import read_id_map, resize_id_map
-from gradiseg_ns.mask_folders import IdMode, associate_views
+from gradiseg_ns.mask_folders import IdMode, associate_views, overview_of
 from gradiseg_ns.votes.labels import render_classes
 
 Maps = Sequence[NDArray[np.integer]]
@@ -55,6 +58,23 @@ def single_masks(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
         ]
         means.append(np.mean(best))
     return float(np.mean(means))
+
+
+def scrambled(ids: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int32]:
+    """A map with unrelated ids from 1; some objects are cut in two along a line through their centre, some are gone (0)."""
+    result = np.zeros(ids.shape, np.int32)
+    numbers = iter(rng.permutation(200) + 1)
+    for i in np.unique(ids[ids >= 0]):
+        mask = ids == i
+        fate, angle = rng.random(), rng.random() * np.pi
+        if fate < 0.1:
+            continue
+        result[mask] = next(numbers)
+        if fate < 0.43:
+            y, x = np.nonzero(mask)
+            side = (x - x.mean()) * np.cos(angle) + (y - y.mean()) * np.sin(angle) > 0
+            result[y[side], x[side]] = next(numbers)
+    return result
 
 
 def _ious(predicted: Maps, truth: Maps, wanted: int) -> dict[int, float]:
@@ -90,12 +110,21 @@ class AssociationBenchmark:
     ids: IdMode = "auto"
     sparse: bool = False
     """Compare masks by sparse points, as if there were no splat yet."""
+    scramble: bool = False
+    """Spoil the masks first."""
+    picture: Path | None = None
+    """Draw masks before and after, of some views."""
     output: Path | None = None
     """Write the figures as JSON."""
 
     def main(self) -> None:
         run = sources.load_run(self.splat)
         scene = run.scene(masks_dir=self.masks_dir)
+        if self.scramble:
+            rng = np.random.default_rng(0)
+            scene.train.id_maps[:] = [
+                torch.from_numpy(scrambled(m.numpy(), rng)) for m in scene.train.id_maps
+            ]
         start = perf_counter()
         done = associate_views(scene, None if self.sparse else run.splat, ids=self.ids)
         seconds = perf_counter() - start
@@ -118,6 +147,8 @@ class AssociationBenchmark:
         for name, value in figures.items():
             table.add_row(name, f"{value:.4g}")
         Console().print(table)
+        if self.picture is not None:
+            overview_of(scene, done).save(self.picture, quality=88)
         if self.output is not None:
             self.output.write_text(json.dumps(figures, indent=2))
 

@@ -135,7 +135,7 @@ def write_association(folder: Path, scene: Scene, done: Associated) -> None:
                 names = {str(i): name for i, name in scene.object_names.items()}
                 (making / "object_names.json").write_text(json.dumps(names, indent=1))
             (making / "association.json").write_text(json.dumps(_report(views.names, done), indent=1))
-            _overview(scene, done).save(making / "overview.jpg", quality=90)
+            overview_of(scene, done).save(making / "overview.jpg", quality=90)
     except OSError as error:
         raise IdMapError(f"the new maps cannot be written to {folder}: {error}") from error
     if read_frame_maps(scene.data):
@@ -175,7 +175,7 @@ def _report(names: Sequence[str], done: Associated) -> dict[str, object]:
     }
 
 
-def _overview(scene: Scene, done: Associated) -> Image.Image:
+def overview_of(scene: Scene, done: Associated) -> Image.Image:
     """Photo, masks as they were and as they are now, of some views."""
     from gradiseg_ns.demo import overview
 

@@ -124,18 +124,19 @@ def cluster_masks(
         [M] cluster of each mask, numbered from 0. Two masks of a view are never in one cluster.
     """
     count = len(table)
-    shared = pairs.shared.astype(np.float64)
-    seen_by_other = pairs.seen.astype(np.float64)[:, table.views]  # [a, b]: a's points that b's view sees
+    shared = pairs.shared.copy()
+    seen_by_other = pairs.seen[:, table.views]  # [a, b]: a's points that b's view sees
     united = seen_by_other + seen_by_other.T - shared
+    del seen_by_other
     apart = table.views[:, None] == table.views[None, :]
     has_view = np.zeros((count, pairs.seen.shape[1]), bool)
     has_view[np.arange(count), table.views] = True
     cluster = np.arange(count)
     alive = np.ones(count, bool)
 
-    def scores(row: int) -> NDArray[np.float64]:
+    def scores(row: int) -> Floats:
         allowed = alive & ~apart[row] & (shared[row] >= min_shared)
-        return np.where(allowed, shared[row] / np.maximum(united[row], 1e-12), -1.0)
+        return np.where(allowed, shared[row] / np.maximum(united[row], 1e-12), np.float32(-1))
 
     best = np.full(count, -1.0)
     partner = np.full(count, -1)
