@@ -342,7 +342,7 @@ def masks_of_gaussians(
         visible = drawn >= min_weight
         covered = visible & (weights[:, 0] > 0.5 * drawn)
         if len(present):
-            own = present.long()[classes[:, 0].clamp(min=0)]
+            own = present.to(classes.device, torch.int64)[classes[:, 0].clamp(min=0)]
             labels.append(torch.where(covered, own, -1).cpu().numpy())
         else:
             labels.append(np.full(count, -1, np.int64))

@@ -103,3 +103,15 @@ def test_maps_that_do_not_fit_are_refused() -> None:
         accumulate(gaussians, [(camera, torch.full_like(ids, 9))], CLASSES)
     with pytest.raises(ValueError, match="pixels"):
         accumulate(gaussians, [(camera, ids[:-1])], CLASSES)
+
+
+@pytest.mark.gpu
+def test_votes_on_cuda_are_those_of_the_cpu() -> None:
+    gaussians, views = random_gaussians(300), _views(3, 70)
+    on_cuda = rendering.Gaussians(*(t.cuda() for t in gaussians))
+    moved = [
+        (c._replace(viewmat=c.viewmat.cuda(), K=c.K.cuda()), ids.cuda())
+        for c, ids in views
+    ]  # fmt: skip
+    found = accumulate(on_cuda, moved, 70).dense().cpu()
+    torch.testing.assert_close(found, accumulate(gaussians, views, 70).dense(), rtol=1e-3, atol=1e-3)

@@ -192,3 +192,16 @@ def test_pieces_of_one_id_are_masks_of_their_own() -> None:
     (pieces,), own = connected_pieces([ids])
     assert own.tolist() == [[0, 4, 4]]
     assert pieces.tolist() == [[1, 1, 0, 2], [0, 0, 0, 2], [-1, 0, 0, 0]]
+
+
+@pytest.mark.gpu
+def test_association_on_cuda() -> None:
+    gaussians, _, cameras, truth = _balls()
+    on_cuda = type(gaussians)(*(t.cuda() for t in gaussians))
+    moved = [c._replace(viewmat=c.viewmat.cuda(), K=c.K.cuda()) for c in cameras]
+    given = [torch.where(ids >= 0, (ids + v) % 3 + 10 * v, -1) for v, ids in enumerate(truth)]
+    found = associate([ids.cuda() for ids in given], moved, gaussians=on_cuda, ids="new")
+    on_cpu = associate(given, cameras, gaussians=gaussians, ids="new")
+    assert found.ids == on_cpu.ids
+    same = np.concatenate([(a == b).ravel() for a, b in zip(found.maps, on_cpu.maps, strict=True)])
+    assert same.mean() > 0.99
