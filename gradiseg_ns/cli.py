@@ -251,7 +251,7 @@ class Prune(_Source):
     bound: Literal["pixel", "view"] = "pixel"
     """What --max-error bounds: every pixel, or the mean over each view."""
     objects: tuple[int, ...] = ()
-    """Remove only Gaussians of these objects: ids of a lifted PLY (object_id)."""
+    """Remove only Gaussians of these objects: ids of a gradiseg run, or of a PLY that `gradiseg lift` made."""
     output: Path | None = None
     """The PLY to write; `pruned.ply` beside the splat unless given. A JSON report is written beside it."""
 

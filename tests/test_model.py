@@ -320,3 +320,12 @@ def test_unrelated_ids_are_associated_on_the_way(scene: Path, tmp_path: Path) ->
     assert len(set(winners)) == 3
     shares = [(found[truth == k] == w).mean() for k, w in zip((0, 1, 7), winners, strict=True)]
     assert min(shares) > 0.85
+
+
+def test_association_needs_a_time_to_happen() -> None:
+    config = GradisegModelConfig(associate="auto", run_length=100)
+    assert apply_schedule(config).identity_from == 40
+    config = GradisegModelConfig(associate="auto", run_length=100)
+    config.schedule.votes_at = 1.0
+    with pytest.raises(ValueError, match="votes-at"):
+        apply_schedule(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gradiseg_ns.grouping.schedule import ScheduleConfig, resolve_schedule
+from gradiseg_ns.grouping.schedule import ScheduleConfig, of_trained_splat, resolve_schedule
 
 
 def test_the_papers_run() -> None:
@@ -42,3 +42,13 @@ def test_nonsense_is_refused_by_name(change: dict[str, float], word: str) -> Non
 def test_a_run_without_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="max-num-iterations"):
         resolve_schedule(ScheduleConfig(), 0)
+
+
+def test_a_trained_splat_is_not_densified_and_votes_come_first() -> None:
+    schedule = resolve_schedule(of_trained_splat(ScheduleConfig()), 300)
+    assert schedule.votes_at == schedule.densify_until == schedule.la_knn_from == schedule.igd_from == 0
+    assert schedule.igd_until == 30 and schedule.refine_every == 30, "a tenth of the run, as otherwise"
+    assert schedule.prune_unseen_every == 150
+    never = resolve_schedule(of_trained_splat(ScheduleConfig(votes_at=1.0)), 300)
+    assert never.votes_at == 300 and "votes" not in never.describe()
+    assert "votes at 12000" in resolve_schedule(ScheduleConfig(), 30_000).describe()
