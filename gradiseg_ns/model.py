@@ -132,6 +132,8 @@ class GradisegModelConfig(SplatfactoModelConfig):
 def apply_schedule(config: GradisegModelConfig) -> Schedule:
     """Derive the run's step numbers and write them into splatfacto's own fields, except those the user set."""
     phases = config.schedule if config.start_from is None else of_trained_splat(config.schedule)
+    if config.associate != "off" and phases.votes_at is None:
+        phases = dataclasses.replace(phases, votes_at=phases.densify_until)
     schedule = resolve_schedule(
         phases, config.run_length, num_downscales=config.num_downscales, sh_degree=config.sh_degree
     )

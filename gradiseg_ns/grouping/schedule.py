@@ -24,8 +24,9 @@ class ScheduleConfig:
     """LA-KNN replaces the global KNN (12,000 of 30,000; the supplement says 0.5)"""
     identity_from: float = 0.0
     """the identity losses start"""
-    votes_at: float = 0.4
-    """identities and classifier are set from the votes of all training maps; 1 for never"""
+    votes_at: float | None = None
+    """identities and classifier are set from the votes of all training maps; 1 for never. Unless given: at once in a run
+    that starts from a trained splat, when densification ends if ids are associated on the way, else never"""
     opacity_reset_interval: float = 0.1
     """opacities are reset that often while densifying (3,000 of 30,000); 0 for never"""
     prune_large_from: float = 0.1
@@ -82,7 +83,7 @@ def of_trained_splat(config: ScheduleConfig) -> ScheduleConfig:
         igd_until=max(0.0, config.igd_until - config.densify_until),
         la_knn_from=0.0,
         identity_from=0.0,
-        votes_at=0.0 if config.votes_at < 1.0 else 1.0,
+        votes_at=1.0 if config.votes_at == 1.0 else 0.0,
         prune_unseen_every=min(1.0, 5 * config.prune_unseen_every),
         full_resolution_from=0.0,
         screen_size_until=0.0,
@@ -105,7 +106,7 @@ def resolve_schedule(
         if field.name == "refine_every":
             if value < 1:
                 raise ValueError(f"schedule.refine-every is {value}, expected at least 1")
-        elif not 0.0 <= value <= 1.0:
+        elif value is not None and not 0.0 <= value <= 1.0:
             raise ValueError(
                 f"schedule.{field.name.replace('_', '-')} is {value}, expected a fraction of the run, 0 to 1"
             )
@@ -130,7 +131,7 @@ def resolve_schedule(
         igd_until=step(config.igd_until),
         la_knn_from=step(config.la_knn_from),
         identity_from=step(config.identity_from),
-        votes_at=step(config.votes_at),
+        votes_at=length if config.votes_at is None else step(config.votes_at),
         opacity_reset_every=reset or 10 * length,
         prune_large_from=step(config.prune_large_from),
         prune_unseen_every=step(config.prune_unseen_every),

@@ -51,4 +51,7 @@ def test_a_trained_splat_is_not_densified_and_votes_come_first() -> None:
     assert schedule.prune_unseen_every == 150
     never = resolve_schedule(of_trained_splat(ScheduleConfig(votes_at=1.0)), 300)
     assert never.votes_at == 300 and "votes" not in never.describe()
-    assert "votes at 12000" in resolve_schedule(ScheduleConfig(), 30_000).describe()
+    assert "votes" not in resolve_schedule(ScheduleConfig(), 30_000).describe(), (
+        "from scratch: unless asked for"
+    )
+    assert "votes at 12000" in resolve_schedule(ScheduleConfig(votes_at=0.4), 30_000).describe()
