@@ -111,7 +111,7 @@ class Lift(_Source):
         from gradiseg_ns.scene.objects import ObjectTable
         from gradiseg_ns.scene.ply import write_ply
         from gradiseg_ns.votes import identities
-        from gradiseg_ns.votes.accumulate import VoteAccumulator
+        from gradiseg_ns.votes.accumulate import accumulate
         from gradiseg_ns.votes.labels import Labels, fill_unseen, foreground, majority, object_confidence
 
         run, splat, scene, background = self._open(masks_dir=self.masks_dir)
@@ -126,21 +126,18 @@ class Lift(_Source):
                 f"--foreground {unknown}: no such ids in the maps, which have {list(objects.ids)}."
             )
         classes = [objects.classes_of(m.to(device)) for m in views.id_maps]
-        accumulator = VoteAccumulator(len(splat), len(objects), device)
+        mapped = list(zip(views.cameras, classes, strict=True))
         start = perf_counter()
         with _progress("Taking votes", len(views)) as advance:
-            for camera, class_map in zip(views.cameras, classes, strict=True):
-                with torch.no_grad():
-                    accumulator.add(splat.project(camera), class_map)
-                advance()
-        votes = accumulator.result()
+            votes = accumulate(
+                splat.gaussians(), mapped, len(objects), antialiased=splat.antialiased, progress=advance
+            )  # fmt: skip
         labels = majority(votes)
         codes = identities.spread_codes(len(objects), 16).to(device)
-        seconds = perf_counter() - start
         if self.refine:
             with _progress("Refining", len(views)) as advance:
                 encoding = identities.refine(
-                    splat.gaussians(), list(zip(views.cameras, classes, strict=True)), codes, votes.total(),
+                    splat.gaussians(), mapped, codes, votes.total(),
                     antialiased=splat.antialiased, progress=advance,
                 )  # fmt: skip
             labels = Labels(identities.classify_encodings(encoding, codes), labels.confidence)
@@ -178,9 +175,7 @@ class Lift(_Source):
                 )
             chosen = splat.select(mask)
         _console().print(f"Saved {write_ply(folder / 'lifted.ply', chosen, names=names)}")
-        scale = identities.fit_scale(
-            codes, ((_render(splat, c, encoding), k) for c, k in list(zip(views.cameras, classes, strict=True))[::8])
-        )  # fmt: skip
+        scale = identities.fit_scale(codes, ((_render(splat, c, encoding), k) for c, k in mapped[::8]))
         if run is not None:
             written = _write_run(
                 run, scene, splat, objects, encoding * scale**0.5, codes * scale**0.5, self.masks_dir

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import yaml
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.splatfacto import RGB2SH
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
@@ -29,7 +30,6 @@ Split = Literal["train", "test"]
 
 NERFSTUDIO_BACKGROUND = (0.1490, 0.1647, 0.2157)
 """What nerfstudio draws behind a splat that was trained on random backgrounds."""
-_SH0 = 0.28209479177387814
 _SEES_NOTHING = 0.02
 """Below this mean accumulation the cameras look past the splat."""
 
@@ -226,7 +226,7 @@ def splat_of_state(state: dict[str, Any], path: Path, *, sh_degree: int = 3) -> 
         )
     params = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     if sh_degree == 0:  # splatfacto then stores the logits of plain colours
-        params["features_dc"] = (params["features_dc"].sigmoid() - 0.5) / _SH0
+        params["features_dc"] = RGB2SH(params["features_dc"].sigmoid())
     params = {key: value.float() for key, value in params.items()}
     return Splat.from_parameters(params)
 

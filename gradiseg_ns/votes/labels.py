@@ -114,7 +114,7 @@ def object_confidence(votes: Votes, labels: Labels) -> list[ObjectConfidence]:
     inside = sums(votes.columns[agreeing], weights[agreeing])
     labelled = own >= 0
     of_gaussians = sums(own[labelled], weights[labelled])
-    of_pixels = sums(votes.columns, weights)
+    of_pixels = votes.per_class().tolist()
     members = torch.bincount(labels.classes[labels.seen], minlength=count).tolist()
     return [
         ObjectConfidence(
