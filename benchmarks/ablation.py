@@ -46,6 +46,9 @@ class Ablation:
     device: str | None = None
     jobs: int = 1
     """Trainings at once, sharing the threads."""
+    fork_at: float | None = None
+    """Train the first row of every seed whole, and the others from its checkpoint at that share of the run: for
+    rows that differ only in what comes later, such as `--rows boundary-off boundary --fork-at 0.667`."""
     output: Path = Path("outputs/ablation/results.jsonl")
     options: tuple[str, ...] = field(default_factory=tuple)
     """Further options of every row as path=JSON, e.g. pipeline.model.identity_pixels=40000."""
@@ -54,14 +57,22 @@ class Ablation:
         unknown = [row for row in self.rows if row not in ROWS]
         if unknown:
             raise SystemExit(f"--rows: unknown {unknown}, expected some of {list(ROWS)}")
-        runs = [(row, seed) for seed in self.seeds for row in self.rows]
+        if self.fork_at is not None and not 0 < self.fork_at < 1:
+            raise SystemExit(f"--fork-at {self.fork_at}: expected a share of the run between 0 and 1")
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        first = self.rows[:1] if self.fork_at is not None else ()
+        stages = [[(r, s) for s in self.seeds for r in rows] for rows in (first, self.rows[len(first) :])]
+        results: list[dict[str, Any] | None] = []
         with ThreadPoolExecutor(self.jobs) as pool:
-            results = list(pool.map(lambda run: self._spawn(run[0], run[1], threads), runs))
+            for runs in stages:
+                trunks = {r["seed"]: r["run"] for r in results if r is not None}
+                results += pool.map(
+                    lambda run, trunks=trunks: self._spawn(*run, threads, trunks.get(run[1])), runs
+                )
         print_table(self, [result for result in results if result is not None])
 
-    def _spawn(self, row: str, seed: int, threads: int) -> dict[str, Any] | None:
-        """One run in a process of its own, so that runs share nothing."""
+    def _spawn(self, row: str, seed: int, threads: int, trunk: str | None) -> dict[str, Any] | None:
+        """One run in a process of its own, so that runs share nothing; from the checkpoint of another, its trunk."""
         job = {
             "data": str(self.data),
             "method": self.method,
@@ -69,6 +80,8 @@ class Ablation:
             "seed": seed,
             "device": self.device,
             "row": row,
+            "fork_at": self.fork_at,
+            "trunk": trunk,
             "options": {
                 "pipeline.datamanager.masks_dir": self.masks_dir,
                 "pipeline.datamanager.eval_masks_dir": self.eval_masks_dir,
@@ -98,7 +111,9 @@ class Ablation:
         return result
 
 
-FIGURES = ("miou", "mbiou", "mbiou_fine", "psnr", "ssim", "gaussian_count", "seconds")
+FIGURES = (
+    "miou", "mbiou", "mbiou_fine", "extracted_biou", "psnr", "ssim", "gaussian_count", "seconds",
+)  # fmt: skip
 
 
 def one_run(job: dict[str, Any]) -> None:
@@ -110,6 +125,13 @@ def one_run(job: dict[str, Any]) -> None:
         job["method"], Path(job["data"]), output,
         steps=job["steps"], seed=job["seed"], device=job["device"], options=job["options"],
     )  # fmt: skip
+    if job["fork_at"] is not None:
+        fork = round(job["fork_at"] * config.max_num_iterations)
+        if job["trunk"] is None:
+            config.steps_per_save, config.save_only_latest_checkpoint = fork, False
+        else:
+            config.load_dir, config.load_step = Path(job["trunk"]) / "nerfstudio_models", fork
+            config.max_num_iterations -= fork + 1
     trainer, seconds = runs.train(config, description=job["row"])
     metrics = runs.evaluate(trainer, pictures=config.get_base_dir() / "eval")
     result = {**job, **metrics, "seconds": seconds, "run": str(config.get_base_dir())}

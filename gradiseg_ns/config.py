@@ -36,6 +36,7 @@ def _optimizers(identity: float = 0.0025, classifier: float = 5e-4) -> dict[str,
         "quats": {"optimizer": adam(0.001), "scheduler": None},
         "identity": decaying(identity, 0.02),
         "classifier": decaying(classifier, 0.1),
+        "boundary_field": {"optimizer": adam(0.01), "scheduler": None},
         "camera_opt": {
             "optimizer": adam(1e-4),
             "scheduler": FloatExponentialDecayConfig(lr_final=5e-7, warmup_steps=1000, lr_pre_warmup=0),

@@ -7,7 +7,7 @@ Thin on purpose: which maps are rendered, which losses apply when, what a checkp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +22,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradiseg_ns import rendering
+from gradiseg_ns.boundary.agreement import agreed_classes
+from gradiseg_ns.boundary.cleaning import draw_in, find_overshoot
+from gradiseg_ns.boundary.detection import Ambiguity, ambiguity
+from gradiseg_ns.boundary.refinement import edge_classes
+from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
 from gradiseg_ns.data.id_maps import IGNORE
-from gradiseg_ns.grouping.densification import GradisegStrategy, SplitRule
+from gradiseg_ns.grouping.densification import GradisegStrategy, SplitRule, split_in_two
 from gradiseg_ns.grouping.identity import (
     IDENTITY_DIM,
     IdentityClassifier,
@@ -125,6 +130,10 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """Gaussians that fewer training views than that see are removed, every `schedule.prune-unseen-every` of the
     run; 0 keeps them. Nothing holds them where they are: they float before the cameras and hide what other views
     should see."""
+    boundary_refiner: bool = True
+    """Refine boundaries jointly with a continuous field in the last part of the run (NG-GS); False is plain GradiSeg."""
+    boundary: BoundaryConfig = field(default_factory=BoundaryConfig)
+    """The boundary refiner's options."""
     metrics_ignore_ids: tuple[int, ...] = ()
     """Object ids that mIoU and mBIoU leave out, such as background and table."""
 
@@ -166,10 +175,12 @@ class Outputs(dict[str, Any]):
     Attributes:
         identity_map: [H, W, D] rendered identity encodings.
         object_ids: int32 [H, W], the id of every pixel, IGNORE where nothing is; None while training.
+        boundary_view: while boundaries are refined, the camera and [H, W], the boundary Gaussians' blending weight.
     """
 
     identity_map: Tensor | None = None
     object_ids: Tensor | None = None
+    boundary_view: tuple[rendering.Camera, Tensor] | None = None
 
 
 class GradisegModel(SplatfactoModel):
@@ -180,12 +191,15 @@ class GradisegModel(SplatfactoModel):
     schedule: Schedule
     objects: ObjectTable
     classifier: IdentityClassifier
+    boundary_phase: BoundaryPhase | None
     _identity_basis: Tensor
 
     # ------------------------------------------------------------------ set-up
 
     def populate_modules(self) -> None:
         config = self.config
+        # The config.yml of an older run is read without defaults of the fields that it does not have.
+        config.__dict__.setdefault("boundary", BoundaryConfig())
         self.schedule = apply_schedule(config)
         seed_points = self.seed_points
         if seed_points is not None and not config.random_init:
@@ -236,6 +250,9 @@ class GradisegModel(SplatfactoModel):
             ),
         )
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        self.boundary_phase = None
+        if config.boundary_refiner and self._identity_on:
+            self.boundary_phase = BoundaryPhase(config.boundary, config.identity_dim)
 
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
         groups = super().get_gaussian_param_groups()
@@ -247,6 +264,8 @@ class GradisegModel(SplatfactoModel):
         groups = super().get_param_groups()
         if self.config.identity and len(self.objects.ids) > 0:
             groups["classifier"] = list(self.classifier.parameters())
+        if self.boundary_phase is not None:
+            groups["boundary_field"] = self.boundary_phase.parameters(self.device)
         return groups
 
     # --------------------------------------------------------------- head start
@@ -424,7 +443,8 @@ class GradisegModel(SplatfactoModel):
         )
         visible = projection.radii[0] > 0
         color_groups = [self._colors(params, view, visible)]
-        with_depth = self.config.output_depth_during_training or not self.training
+        refining = self._refining
+        with_depth = self.config.output_depth_during_training or not self.training or refining
         if with_depth:
             color_groups.append(projection.depths[0][:, None])
         identity_on = self._identity_on and not (self.training and self.step < self.schedule.identity_from)
@@ -432,11 +452,15 @@ class GradisegModel(SplatfactoModel):
         probe = self.training and identity_on and self.strategy.needs_position_gradient(self.step)
         if identity_on and not probe:
             groups.append(params["identity"])
-            moves.append(self.config.identity_geometry)
+            moves.append(self._identity_geometry)
+        ambiguous = self._ambiguity_feature(refining)
+        if ambiguous is not None:
+            groups.append(ambiguous)
+            moves.append(0.0)
         maps, alpha = rendering.rasterize(
             projection, groups, geometry_grad=moves, absgrad=self.training and self.strategy.absgrad
         )
-        identity_map = maps[1] if len(maps) > 1 else None
+        identity_map = maps[1] if identity_on and not probe else None
         self.info = projection.info()
         if probe:
             identity_map = self._render_identity_probe(projection, params["identity"])
@@ -455,10 +479,40 @@ class GradisegModel(SplatfactoModel):
             depth = torch.where(alpha > 0, depth, depth.detach().max())
         outputs = Outputs(rgb=rgb, depth=depth, accumulation=alpha, background=background)
         outputs.identity_map = identity_map
+        if refining and ambiguous is not None:
+            outputs.boundary_view = (view, maps[-1].detach()[..., 0])
         if not self.training:
+            shown = torch.zeros_like(alpha) if ambiguous is None else maps[-1] / alpha.clamp(min=1e-10)
+            outputs["boundary"] = heat(shown[..., 0]) * alpha + (1 - alpha) * background
             outputs["background"] = background.expand(*self.last_size, 3)
             self._add_segmentation(outputs, identity_map, alpha, background)
         return outputs
+
+    @property
+    def _refining(self) -> bool:
+        """Whether this is a training step with the boundary refiner."""
+        return (
+            self.training
+            and self.boundary_phase is not None
+            and self.boundary_phase.points is not None
+            and self.step >= self.schedule.refine_boundary_from
+        )
+
+    @property
+    def _identity_geometry(self) -> float:
+        """How much of L_2d's gradient moves the geometry in this step."""
+        if self._refining and self.config.boundary.geometry is not None:
+            return self.config.boundary.geometry
+        return self.config.identity_geometry
+
+    def _ambiguity_feature(self, refining: bool) -> Tensor | None:
+        """What shows the boundary, [N, 1]: while refining, membership of the boundary set; else the impurity."""
+        impurity = self.strategy_state.get("impurity")
+        if impurity is None or len(impurity) != self.num_points or (self.training and not refining):
+            return None
+        if refining:
+            impurity = (impurity > self.config.boundary.tau).float()
+        return impurity[:, None]
 
     def _render_identity_probe(self, projection: rendering.Projection, identity: Tensor) -> Tensor:
         """Identities in a blend of their own, from which IGD learns where the segmentation loss pushes.
@@ -466,7 +520,7 @@ class GradisegModel(SplatfactoModel):
         Its screen positions are a tensor of their own, so that the gradient they get is L_2d's alone; a leaf,
         cut off from the scene, if identities may not move the geometry.
         """
-        share = self.config.identity_geometry
+        share = self._identity_geometry
         if share > 0:
             means2d = projection.means2d.clone()
             means2d.retain_grad()
@@ -511,6 +565,7 @@ class GradisegModel(SplatfactoModel):
         outputs = Outputs(SplatfactoModel.get_empty_outputs(width, height, background))
         outputs["background"] = outputs["rgb"]
         outputs["segmentation"] = outputs["rgb"].clone()
+        outputs["boundary"] = outputs["rgb"].clone()
         outputs["identity"] = torch.full_like(outputs["rgb"], 0.5)
         outputs.object_ids = torch.full((height, width), IGNORE, dtype=torch.int32, device=background.device)
         return outputs
@@ -535,17 +590,113 @@ class GradisegModel(SplatfactoModel):
         identity_map = getattr(outputs, "identity_map", None)
         if identity_map is None:
             return losses
-        if "id_map" in batch:
-            classes = self.id_map_classes(batch["id_map"])
-            if "mask" in batch:
-                mask = self._downscale_if_required(batch["mask"]).to(self.device)[..., 0] > 0.5
-                classes = torch.where(mask, classes, classes.new_full((), -1))
+        classes = self._target_classes(batch)
+        if classes is not None:
             losses["identity_loss"] = self.config.identity_loss_weight * identity_loss(
                 identity_map, classes, self.classifier, max_pixels=self.config.identity_pixels
             )
+            if self._refining and self.config.boundary.focus > 0:
+                losses["boundary_focus"] = self.config.boundary.focus * identity_loss(
+                    identity_map, edge_classes(classes), self.classifier
+                )
+            if outputs.boundary_view is not None:
+                losses.update(self._boundary_losses(outputs, batch, classes))
         if self.training and self.config.neighbor_loss_weight > 0:
             losses["neighbor_loss"] = self.config.neighbor_loss_weight * self.neighbor_loss()
         return losses
+
+    def _target_classes(self, batch: Any) -> Tensor | None:
+        """The classes [H', W'] that a view's identities are compared with: its id map's, or, while boundaries are
+        refined, those on which the views agree; negative where nothing is known. None without a map."""
+        if "id_map" not in batch:
+            return None
+        id_map = batch["id_map"]
+        if self._refining and self.boundary_phase is not None:
+            id_map = self.boundary_phase.agreed.get(int(batch["image_idx"]), id_map)
+        classes = self.id_map_classes(id_map)
+        if "mask" in batch:
+            mask = self._downscale_if_required(batch["mask"]).to(self.device)[..., 0] > 0.5
+            classes = torch.where(mask, classes, classes.new_full((), -1))
+        return classes
+
+    def _boundary_losses(self, outputs: Any, batch: Any, classes: Tensor) -> dict[str, Tensor]:
+        """The boundary refiner's losses of a step."""
+        assert self.boundary_phase is not None
+        camera, seen = outputs.boundary_view
+        photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        if "mask" in batch:
+            mask = self._downscale_if_required(batch["mask"]).to(self.device) > 0.5
+            seen = torch.where(mask[..., 0], seen, 0.0)
+            photo = torch.where(mask, photo, outputs["rgb"].detach())
+        dc = self.gauss_params["features_dc"]
+        return self.boundary_phase.losses(
+            self.step,
+            camera=camera,
+            seen=seen,
+            rgb=outputs["rgb"],
+            alpha=outputs["accumulation"][..., 0],
+            depth=outputs["depth"][..., 0],
+            identity=outputs.identity_map,
+            background=outputs["background"],
+            photo=photo,
+            classes=classes,
+            classifier=self.classifier,
+            colors=dc.sigmoid() if self.config.sh_degree == 0 else SH2RGB(dc),
+            identities=self.gauss_params["identity"],
+            opacities=self.gauss_params["opacities"].sigmoid()[:, 0],
+            labels=self.strategy_state["vote_class"],
+        )
+
+    @torch.no_grad()
+    def refresh_boundary(self, views: Sequence[tuple[Cameras, Tensor]]) -> Ambiguity:
+        """Find the boundary Gaussians from the votes of id maps (:mod:`gradiseg_ns.boundary.detection`), and where the
+        views agree on another id than a map has.
+
+        Args:
+            views: cameras of all training views, in order, with their id maps int [H, W, 1].
+        """
+        config = self.config.boundary
+        gaussians, _ = self._gaussians(None)
+        antialiased = self.config.rasterize_mode == "antialiased"
+
+        def maps() -> Iterator[tuple[rendering.Camera, Tensor]]:
+            for camera, id_map in views:
+                yield self._camera(camera), self.objects.classes_of(id_map[..., 0].to(self.device))
+
+        found = ambiguity(gaussians, maps(), len(self.objects.ids), antialiased=antialiased)
+        labels = majority(found.votes).classes
+        self.strategy_state["impurity"] = found.measured(config.measure)
+        self.strategy_state["vote_class"] = labels
+        phase = self.boundary_phase
+        if phase is None:
+            return found
+        phase.agreed = {}
+
+        def agreed() -> Iterator[tuple[rendering.Camera, Tensor, Tensor]]:
+            """Cameras with the classes on which the views agree and the splat's depth."""
+            for index, (view, classes) in enumerate(maps()):
+                projection = rendering.project(gaussians, view, antialiased=antialiased)
+                if config.agree:
+                    own, classes = classes, agreed_classes(projection, labels, classes)
+                    if not torch.equal(own, classes):
+                        ids = torch.where(classes >= 0, self.objects.ids_of(classes.clamp(min=0)), IGNORE)
+                        phase.agreed[index] = ids.to(views[index][1].dtype)[..., None]
+                (depth,), alpha = rendering.rasterize(projection, [projection.depths[0][:, None]])
+                yield view, classes, (depth / alpha.clamp(min=1e-10))[..., 0]
+
+        ends = find_overshoot(gaussians, labels, agreed()).ends()
+        if config.overshoot == "draw_in":
+            means, scales = draw_in(self.means, self.quats, self.scales, ends)
+            self.gauss_params["means"].copy_(means)
+            self.gauss_params["scales"].copy_(scales)
+        elif config.overshoot == "split":
+            beyond = ends.any(dim=-1)
+            longest = torch.where(beyond, self.scales, -torch.inf).argmax(dim=-1)
+            split_in_two(
+                self.gauss_params, self.optimizers, self.strategy_state, beyond.any(dim=-1), "major_axis", longest
+            )
+        phase.update(self.means, self.strategy_state["impurity"])
+        return found
 
     def neighbor_loss(self) -> Tensor:
         """L_3d of this step: global KNN until the schedule's ``la_knn_from``, LA-KNN after it."""
@@ -589,6 +740,8 @@ class GradisegModel(SplatfactoModel):
         if probe is not None and probe[2].grad is not None:
             self._hand_over_identity_gradients(*probe)
         super().step_post_backward(step)
+        if self._refining and step < self.schedule.igd_until and self.boundary_phase is not None:
+            self.boundary_phase.update(self.means, self.strategy_state["impurity"])
 
     @torch.no_grad()
     def _hand_over_identity_gradients(
@@ -620,6 +773,32 @@ class GradisegModel(SplatfactoModel):
             if self.config.igd_signal == "conflict":
                 absolute = (absolute - self.info["identity_gradient"]).clamp(min=0)
             self.info["identity_gradient"] = absolute
+
+    # ------------------------------------------------------------------- objects
+
+    @torch.no_grad()
+    def gaussian_classes(self) -> Tensor:
+        """The class of every Gaussian by its own encoding: int64 [N]."""
+        return classify(self.gauss_params["identity"], self.classifier)
+
+    @torch.no_grad()
+    def cut_outs(self, camera: Cameras, object_ids: Iterable[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Some objects, each rendered alone.
+
+        Yields:
+            id, accumulation [H, W] and depth [H, W] (0 where nothing is).
+        """
+        view = self._camera(camera)
+        gaussians, _ = self._gaussians(None)
+        classes = self.gaussian_classes()
+        for object_id in object_ids:
+            own = classes == self.objects.ids.index(object_id)
+            alone = rendering.Gaussians(*(tensor[own] for tensor in gaussians))
+            projection = rendering.project(
+                alone, view, antialiased=self.config.rasterize_mode == "antialiased"
+            )
+            (depth,), alpha = rendering.rasterize(projection, [projection.depths[0][:, None]])
+            yield object_id, alpha[..., 0], (depth / alpha.clamp(min=1e-10))[..., 0]
 
     # ------------------------------------------------------------------ pruning
 
@@ -656,6 +835,8 @@ class GradisegModel(SplatfactoModel):
                 state=self.strategy_state,
                 mask=rare,
             )
+            if self._refining and self.boundary_phase is not None:
+                self.boundary_phase.update(self.means, self.strategy_state["impurity"])
 
     # ------------------------------------------------------------------ metrics
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import (
     TrainingCallback,
     TrainingCallbackAttributes,
@@ -30,6 +32,7 @@ from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.model import GradisegModel
 
 if TYPE_CHECKING:
+    from gradiseg_ns.evaluation.extraction import ExtractionMetrics
     from gradiseg_ns.evaluation.metrics import MaskScores
 
 
@@ -75,6 +78,7 @@ class GradisegPipeline(VanillaPipeline):
                 [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION],
                 lambda step: self.take_votes(step, training_callback_attributes.trainer),
             ),
+            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.refresh_boundary),
             TrainingCallback(
                 [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
                 lambda step: self.model.prune_rarely_seen(self.datamanager.train_dataset.cameras, step),
@@ -93,9 +97,24 @@ class GradisegPipeline(VanillaPipeline):
         model.eval()  # at full resolution
         if model.config.associate != "off":
             self._associate(trainer)
+        model.identities_from_votes(self._training_views())
+        model.train()
+
+    def _training_views(self) -> Iterator[tuple[Cameras, Tensor]]:
+        """Cameras of the training views with their id maps [H, W, 1]."""
         cameras, cached = self.datamanager.train_dataset.cameras, self.datamanager.cached_train
-        views = ((cameras[i : i + 1].to(model.device), item["id_map"]) for i, item in enumerate(cached))
-        model.identities_from_votes(views)
+        for index, item in enumerate(cached):
+            yield cameras[index : index + 1].to(self.model.device), item["id_map"]
+
+    def refresh_boundary(self, step: int) -> None:
+        """Before a training step: find the boundary Gaussians anew, when the schedule says so."""
+        model = self.model
+        schedule, phase = model.schedule, model.boundary_phase
+        since = step - schedule.refine_boundary_from
+        if phase is None or since < 0 or (phase.found and since % schedule.refine_boundary_every):
+            return
+        model.eval()  # at full resolution
+        model.refresh_boundary(list(self._training_views()))
         model.train()
 
     def _associate(self, trainer: Any) -> None:
@@ -141,8 +160,9 @@ class GradisegPipeline(VanillaPipeline):
         Returns:
             psnr, ssim, lpips (where its weights can be had), fps, num_rays_per_sec, gaussian_count; miou, mbiou
             and mbiou_fine in percent, None if no view has a label. With ``get_std`` also ``*_std``, None for a
-            single view. Never NaN, which would not be JSON.
+            single view, and extracted_iou and extracted_biou. Never NaN, which would not be JSON.
         """
+        from gradiseg_ns.evaluation.extraction import ExtractionMetrics
         from gradiseg_ns.evaluation.metrics import MaskMetrics, print_table, write_table
 
         del step
@@ -153,6 +173,7 @@ class GradisegPipeline(VanillaPipeline):
             ignore_ids=model.config.metrics_ignore_ids,
             names=model.objects.names,
         )
+        cut_outs = ExtractionMetrics(model.config.metrics_ignore_ids)
         rows: list[dict[str, float]] = []
         has_labels = False
         if output_path is not None:
@@ -173,6 +194,8 @@ class GradisegPipeline(VanillaPipeline):
                 if model.config.identity and ids is not None and "id_map" in batch:
                     masks.update(_view_name(batch, index), ids.cpu(), batch["id_map"][..., 0].cpu())
                     has_labels = True
+                    if get_std:
+                        self._compare_cut_outs(cut_outs, camera, batch["id_map"][..., 0], outputs["depth"])
                 if output_path is not None:
                     self._save_pictures(pictures, output_path, image_prefix, index)
                 progress.advance(task)
@@ -182,6 +205,7 @@ class GradisegPipeline(VanillaPipeline):
             scores = self.mask_scores = masks.result()
             metrics.update(miou=scores.miou, mbiou=scores.mbiou, mbiou_fine=scores.mbiou_fine)
             if get_std:
+                metrics["extracted_iou"], metrics["extracted_biou"] = cut_outs.result()
                 print_table(scores, CONSOLE)
                 table = _table_path()
                 if table is not None:
@@ -191,6 +215,17 @@ class GradisegPipeline(VanillaPipeline):
         if not get_std:  # tensorboard's writer takes numbers only
             return {key: value for key, value in metrics.items() if value is not None}
         return metrics
+
+    def _compare_cut_outs(
+        self, metrics: ExtractionMetrics, camera: Cameras, truth: Tensor, depth: Tensor
+    ) -> None:
+        from gradiseg_ns.evaluation.extraction import extracted_mask
+
+        known = set(self.model.objects.ids) - metrics.ignore_ids
+        shown = [id for id in truth.unique().tolist() if id in known]
+        for id, alpha, own_depth in self.model.cut_outs(camera, shown):
+            cut_out = extracted_mask(alpha, own_depth, depth[..., 0], truth, id, metrics.ignore_ids)
+            metrics.update(id, cut_out, truth)
 
     @staticmethod
     def _save_pictures(pictures: dict[str, Tensor], folder: Path, prefix: str, index: int) -> None:

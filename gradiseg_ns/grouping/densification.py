@@ -76,6 +76,7 @@ def split_in_two(
     state: dict[str, Any],
     mask: Tensor,
     rule: SplitRule,
+    axis: Tensor | None = None,
 ) -> None:
     """Replace every Gaussian of ``mask`` by two, in place, with their optimizer and strategy states.
 
@@ -87,15 +88,20 @@ def split_in_two(
         mask: bool [N].
         rule: ``sample``: two samples of the Gaussian, as 3DGS splits; ``major_axis``: two halves along the
             longest axis; ``boundary_axis``: two halves along the axis over which the segmentation loss changes.
+        axis: int64 [N], 0 to 2: which axis to split each along, whatever the rule says.
     """
-    if rule == "sample":
+    if rule == "sample" and axis is None:
         split(params=params, optimizers=optimizers, state=state, mask=mask)  # type: ignore[arg-type]
         return
     chosen, rest = torch.where(mask)[0], torch.where(~mask)[0]
     scales = params["scales"][chosen].exp()
     quats = params["quats"][chosen]
-    conflict = state["identity_conflict"][chosen] if rule == "boundary_axis" else None
-    axis = split_axis(quats, scales, conflict)[:, None]
+    if axis is None:
+        conflict = state["identity_conflict"][chosen] if rule == "boundary_axis" else None
+        axis = split_axis(quats, scales, conflict)
+    else:
+        axis = axis[chosen]
+    axis = axis[:, None]
     extent = scales.gather(1, axis)
     direction = rotation_matrices(quats).gather(2, axis[:, None].expand(-1, 3, 1)).squeeze(-1)
     offset = direction * extent * SPLIT_OFFSET

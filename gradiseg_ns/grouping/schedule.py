@@ -31,6 +31,10 @@ class ScheduleConfig:
     """opacities are reset that often while densifying (3,000 of 30,000); 0 for never"""
     prune_large_from: float = 0.1
     """Gaussians that are too large are pruned from here on (3,000 of 30,000, after the first opacity reset)"""
+    refine_boundary_from: float = 2 / 3
+    """the boundary refiner starts: the last third of the run"""
+    refine_boundary_every: float = 1 / 6
+    """boundary Gaussians are found anew that often while it works"""
     prune_unseen_every: float = 0.1
     """Gaussians that hardly a training view sees are pruned that often, the last time at the end; 0 for never"""
     full_resolution_from: float = 0.2
@@ -55,6 +59,8 @@ class Schedule:
     la_knn_from: int
     identity_from: int
     votes_at: int  # the length of the run for never
+    refine_boundary_from: int
+    refine_boundary_every: int  # steps, at least 1
     opacity_reset_every: int
     prune_large_from: int
     prune_unseen_every: int  # 0 for never
@@ -132,6 +138,8 @@ def resolve_schedule(
         la_knn_from=step(config.la_knn_from),
         identity_from=step(config.identity_from),
         votes_at=length if config.votes_at is None else step(config.votes_at),
+        refine_boundary_from=step(config.refine_boundary_from),
+        refine_boundary_every=max(1, step(config.refine_boundary_every)),
         opacity_reset_every=reset or 10 * length,
         prune_large_from=step(config.prune_large_from),
         prune_unseen_every=step(config.prune_unseen_every),

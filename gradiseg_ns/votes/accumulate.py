@@ -9,7 +9,7 @@ A Gaussian carries few objects, so votes are stored as a sparse matrix: 1e6 Gaus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +88,41 @@ class Votes:
         return sum(part.numel() * part.element_size() for part in (self.rows, self.columns, self.weights))
 
 
+@torch.no_grad()
+def view_sums(
+    projection: rendering.Projection, classes: Tensor, count: int, weight: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blending weight that Gaussians put into the pixels of each class in one view, a chunk of classes at a time.
+
+    Args:
+        projection: of N Gaussians by the view's camera.
+        classes: integer [H, W] in 0 ... count - 1, negative where there is no label.
+        count: K.
+        weight: float [H, W], how much each pixel counts; 1 unless given.
+
+    Yields:
+        classes that the view shows, int64 [C], and their weights [N, C].
+
+    Raises:
+        ValueError: a class is K or more, or the map has another size than the camera.
+    """
+    camera = projection.camera
+    if tuple(classes.shape) != (camera.height, camera.width):
+        raise ValueError(
+            f"the id map has {list(classes.shape)} pixels, the camera {[camera.height, camera.width]}."
+        )
+    classes = classes.to(torch.int64)
+    present = classes.unique()
+    present = present[present >= 0]
+    if len(present) and int(present[-1]) >= count:
+        raise ValueError(f"the id map holds class {int(present[-1])}, expected at most {count - 1}.")
+    for part in present.split(CHUNK) if len(present) else ():
+        maps = (classes[..., None] == part).to(torch.float32)
+        if weight is not None:
+            maps = maps * weight.to(maps)[..., None]
+        yield part, rendering.transpose(projection, maps)
+
+
 class VoteAccumulator:
     """Adds up the votes of one view after another.
 
@@ -118,31 +153,20 @@ class VoteAccumulator:
         Raises:
             ValueError: a class is K or more, or the map has another size than the camera.
         """
-        camera = projection.camera
-        if tuple(classes.shape) != (camera.height, camera.width):
-            raise ValueError(
-                f"the id map has {list(classes.shape)} pixels, the camera {[camera.height, camera.width]}."
-            )
-        classes = classes.to(self.device, torch.int64)
-        present = classes.unique()
-        present = present[present >= 0]
-        if len(present) and int(present[-1]) >= self.shape[1]:
-            raise ValueError(
-                f"the id map holds class {int(present[-1])}, expected at most {self.shape[1] - 1}."
-            )
-        for part in present.split(CHUNK) if len(present) else ():
-            maps = (classes[..., None] == part).to(torch.float32)
-            if weight is not None:
-                maps = maps * weight.to(maps)[..., None]
-            sums = rendering.transpose(projection, maps)
-            if self._dense is not None:
-                self._dense.index_add_(1, part, sums)
-                continue
-            where = sums.nonzero()
-            keys = where[:, 0] * self.shape[1] + part[where[:, 1]]
-            self._pending.append((keys, sums[where[:, 0], where[:, 1]]))
-            if sum(len(keys) for keys, _ in self._pending) > _PENDING:
-                self._merge()
+        for part, sums in view_sums(projection, classes.to(self.device), self.shape[1], weight):
+            self.add_sums(part, sums)
+
+    @torch.no_grad()
+    def add_sums(self, columns: Tensor, sums: Tensor) -> None:
+        """Add weights [N, C] of C of the classes: int64 [C], each once."""
+        if self._dense is not None:
+            self._dense.index_add_(1, columns, sums)
+            return
+        where = sums.nonzero()
+        keys = where[:, 0] * self.shape[1] + columns[where[:, 1]]
+        self._pending.append((keys, sums[where[:, 0], where[:, 1]]))
+        if sum(len(keys) for keys, _ in self._pending) > _PENDING:
+            self._merge()
 
     def _merge(self) -> None:
         keys = torch.cat([self._keys, *(part for part, _ in self._pending)])

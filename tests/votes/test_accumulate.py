@@ -105,6 +105,31 @@ def test_maps_that_do_not_fit_are_refused() -> None:
         accumulate(gaussians, [(camera, ids[:-1])], CLASSES)
 
 
+def test_sums_of_a_view_are_those_of_its_one_hot_maps() -> None:
+    gaussians, (camera, ids) = random_gaussians(200), _views(1, 70)[0]
+    projection = rendering.project(gaussians, camera)
+    parts = list(module.view_sums(projection, ids, 70))
+    assert len(parts) == 2, "more classes than go through at once"
+    assert torch.equal(torch.cat([part for part, _ in parts]), ids[ids >= 0].unique())
+    for part, sums in parts:
+        hot = (ids[..., None] == part).float()
+        torch.testing.assert_close(sums, rendering.backproject(gaussians, camera, hot))
+    assert list(module.view_sums(projection, torch.full_like(ids, -1), 70)) == []
+
+
+def test_sums_may_be_added_in_parts_and_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = torch.tensor([[1.0, 0, 4], [0, 2, 0]])
+    for entries in (100, 0):
+        monkeypatch.setattr(module, "DENSE_ENTRIES", entries)
+        accumulator = VoteAccumulator(2, 5)
+        assert (accumulator._dense is None) == (entries == 0)
+        accumulator.add_sums(torch.tensor([4, 0, 2]), sums)
+        accumulator.add_sums(torch.tensor([2]), torch.tensor([[0.5], [0.25]]))
+        votes = accumulator.result()
+        assert votes.dense().tolist() == [[0, 0, 4.5, 0, 1], [2, 0, 0.25, 0, 0]]
+        assert (votes.rows.tolist(), votes.columns.tolist()) == ([0, 0, 1, 1], [2, 4, 0, 2])
+
+
 @pytest.mark.gpu
 def test_votes_on_cuda_are_those_of_the_cpu() -> None:
     gaussians, views = random_gaussians(300), _views(3, 70)

@@ -1,0 +1,126 @@
+"""Clean cut-outs: what an extracted object would drag along.
+
+*Overshoot.* A Gaussian of an object may stick out of it. Before a background that wins the pixel this costs nothing; alone on
+black it is a spike. The ends of each axis, mu +- r s_a R_a, are projected into every view that sees the Gaussian with its own
+object at its centre. An end that lies in another object's pixels in most views is drawn in.
+
+*Hidden Gaussians.* What no view constrains lies inside of objects or under them, with any size, colour and label. It is
+found by its votes: a total weight of next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradiseg_ns import rendering
+from gradiseg_ns.grouping.densification import rotation_matrices
+
+REACH = 1.5
+"""r: where an axis ends, in standard deviations; an opaque Gaussian is a third opaque there."""
+MOST_VIEWS = 0.6
+"""An end overshoots if it does in more than that share of the views that have a say."""
+MIN_VIEWS = 2
+MIN_PIXELS = 1.0
+"""An end has to be that far from the centre, in pixels, for a view to have a say."""
+DEPTH_MARGIN = 0.02
+"""Something is in front of a point if the view is nearer there by more than that share of the point's depth."""
+KEPT = 0.5
+"""Share of an overshooting half axis that is kept, a time."""
+
+
+@dataclass(frozen=True)
+class Overshoot:
+    """How often each end of each axis was seen outside of its Gaussian's object."""
+
+    outside: Tensor
+    """int64 [N, 3, 2]: views in which the end at -r and at +r lies in another object."""
+    views: Tensor
+    """int64 [N, 3, 2]: views that had a say."""
+
+    def ends(self, share: float = MOST_VIEWS) -> Tensor:
+        """bool [N, 3, 2]: ends that overshoot in more than ``share`` of at least `MIN_VIEWS` views."""
+        return (self.views >= MIN_VIEWS) & (self.outside > share * self.views)
+
+
+def axis_ends(gaussians: rendering.Gaussians, reach: float = REACH) -> Tensor:
+    """Ends of the axes, mu -+ r s_a R_a: [N, 3, 2, 3], world units."""
+    axes = rotation_matrices(gaussians.quats).transpose(1, 2) * (reach * gaussians.scales)[..., None]
+    return gaussians.means[:, None, None] + torch.stack([-axes, axes], dim=2)
+
+
+@torch.no_grad()
+def find_overshoot(
+    gaussians: rendering.Gaussians,
+    labels: Tensor,
+    views: Iterable[tuple[rendering.Camera, Tensor, Tensor]],
+) -> Overshoot:
+    """Look at the ends of all axes in all views.
+
+    Args:
+        gaussians: N Gaussians.
+        labels: int64 [N] their classes, negative if unknown.
+        views: cameras with maps of classes int64 [H, W] (negative without label) and the scene's depth [H, W].
+    """
+    ends = axis_ends(gaussians)
+    count = len(ends)
+    outside = torch.zeros(count, 3, 2, dtype=torch.int64, device=ends.device)
+    seen = torch.zeros_like(outside)
+    for camera, classes, depth in views:
+        rotation, shift = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
+        flat_classes, flat_depth = classes.reshape(-1), depth.reshape(-1)
+
+        def look(
+            points: Tensor,
+            rotation: Tensor = rotation,
+            shift: Tensor = shift,
+            camera: rendering.Camera = camera,
+            flat_classes: Tensor = flat_classes,
+            flat_depth: Tensor = flat_depth,
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            """Pixel position, class and whether the view sees it, of points [..., 3]."""
+            local = points @ rotation.T + shift
+            z = local[..., 2]
+            pixel = local[..., :2] / z.clamp(min=1e-6)[..., None] * camera.K.diagonal()[:2] + camera.K[:2, 2]
+            column, row = pixel.floor().long().unbind(-1)
+            inside = (z > 0.01) & (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
+            at = (row * camera.width + column).clamp(0, len(flat_classes) - 1).where(inside, 0)
+            visible = inside & (flat_depth[at] >= z * (1 - DEPTH_MARGIN))
+            return pixel, torch.where(visible, flat_classes[at], -1), visible
+
+        centre, own, visible = look(gaussians.means)
+        rows = (visible & (own == labels) & (labels >= 0)).nonzero()[:, 0]
+        pixel, classes_there, visible_there = look(ends[rows])
+        far = (pixel - centre[rows, None, None]).norm(dim=-1) > MIN_PIXELS
+        say = far & visible_there & (classes_there >= 0)
+        seen[rows] += say
+        outside[rows] += say & (classes_there != labels[rows, None, None])
+    return Overshoot(outside, seen)
+
+
+@torch.no_grad()
+def draw_in(
+    means: Tensor, quats: Tensor, scales: Tensor, ends: Tensor, *, kept: float = KEPT
+) -> tuple[Tensor, Tensor]:
+    """Draw overshooting ends in.
+
+    A half axis from the centre to an overshooting end keeps ``kept`` of its length; the centre moves to the middle
+    of what is left, so that the other end stays where it is.
+
+    Args:
+        means: [N, 3].
+        quats: [N, 4].
+        scales: [N, 3] logarithms of standard deviations.
+        ends: bool [N, 3, 2], as :meth:`Overshoot.ends`.
+
+    Returns:
+        means [N, 3] and scales [N, 3], other tensors.
+    """
+    halves = torch.where(ends, scales.new_tensor(kept), scales.new_tensor(1.0))  # of r s, before and behind the centre
+    shrink = halves.mean(dim=-1)
+    shift = (halves[..., 1] - halves[..., 0]) / 2 * REACH * scales.exp()
+    moved = means + torch.einsum("nij,nj->ni", rotation_matrices(quats), shift)
+    return moved, scales + shrink.log()

@@ -1,0 +1,231 @@
+"""The continuous field at the boundary: a small hash-grid NeRF on interpolated Gaussians (NG-GS, section 3.2).
+
+    f_inter(x) = sum_k phi(|x - mu_k| / h_k) f_k / sum_k phi(|x - mu_k| / h_k),   phi(r) = exp(-r^2 / 2)
+
+over the K boundary Gaussians that are nearest to x (colour, identity and opacity each), and
+
+    h(x) = gamma(f_inter) * trunk(hash(x)) + beta(f_inter)                        (FiLM)
+    (sigma, delta c, delta e) = head(relu(h)),   c = c_inter + delta c,   e = e_inter + delta e
+
+are volume-rendered along rays. Colour and identity are differences to what is interpolated, so that the field starts as a
+smoothed splat and learns what the splat lacks. Identities stay encodings until after rendering, as the splat's, and the same
+classifier turns both into logits; so the cost does not depend on the number of objects.
+
+Hash grid and perceptrons are nerfstudio's: tinycudann where it is installed, torch elsewhere. The field serves training
+only and is no part of what a checkpoint needs for rendering.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Implementation = Literal["tcnn", "torch"]
+OPTICAL_SCALE = 1.0
+"""Optical depth per Gaussian spacing that the field starts with."""
+
+
+class FieldValues(NamedTuple):
+    """What the field says of P points."""
+
+    density: Tensor
+    """[P] per world unit, >= 0."""
+    rgb: Tensor
+    """[P, 3]; 0 to 1 wherever it has learned something sensible."""
+    identity: Tensor
+    """[P, D]"""
+
+
+class RayValues(NamedTuple):
+    """What R rays show of the field."""
+
+    rgb: Tensor
+    """[R, 3] without a background."""
+    identity: Tensor
+    """[R, D]"""
+    opacity: Tensor
+    """[R] in 0..1."""
+
+
+@dataclass(frozen=True)
+class BoundaryPoints:
+    """The boundary Gaussians' centres, with what interpolation needs; indices into the splat stay valid until Gaussians
+    are added or removed."""
+
+    indices: Tensor
+    """int64 [B] into the splat."""
+    means: Tensor
+    """[B, 3]"""
+    bandwidth: Tensor
+    """[B] h of the kernel, world units: the mean distance to the K nearest others."""
+    neighbors: Tensor
+    """int64 [B, K] rows of this table: the K nearest others."""
+    _tree: object
+
+    @classmethod
+    def create(cls, means: Tensor, chosen: Tensor, count: int = 8) -> BoundaryPoints | None:
+        """From centres [N, 3] and the boundary set, bool [N]; None for fewer than two points."""
+        from scipy.spatial import KDTree
+
+        indices = (chosen & means.isfinite().all(dim=1)).nonzero()[:, 0]
+        if len(indices) < 2:
+            return None
+        own = means[indices].detach()
+        points = own.cpu().numpy()
+        tree = KDTree(points)
+        count = min(count, len(points) - 1)
+        distance, found = tree.query(points, k=count + 1, workers=-1)
+        # Centres may coincide: then oneself is not the first.
+        rows = np.arange(len(points))[:, None]
+        order = np.argsort(found != rows, axis=1, kind="stable")[:, 1:]
+        distance, found = np.take_along_axis(distance, order, 1), np.take_along_axis(found, order, 1)
+        bandwidth = torch.from_numpy(distance.mean(axis=1)).to(own)
+        return cls(
+            indices, own, bandwidth.clamp(min=1e-9), torch.from_numpy(found).to(indices), tree
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def spacing(self) -> float:
+        """The median bandwidth."""
+        return float(self.bandwidth.median())
+
+    def nearest(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The K boundary Gaussians nearest to points [P, 3].
+
+        Returns:
+            rows int64 [P, K] of this table, and kernel values [P, K].
+        """
+        count = self.neighbors.shape[1]
+        queries = points.detach().cpu().numpy()
+        found = np.asarray(self._tree.query(queries, k=count, workers=-1)[1])  # type: ignore[attr-defined]
+        rows = torch.from_numpy(found.reshape(len(queries), count)).to(self.indices)
+        distance = (points.detach()[:, None] - self.means[rows]).norm(dim=-1)
+        return rows, kernel(distance / self.bandwidth[rows])
+
+
+def kernel(distance: Tensor) -> Tensor:
+    """phi(r) = exp(-r^2 / 2)."""
+    return torch.exp(-0.5 * distance.square())
+
+
+def interpolate(weights: Tensor, rows: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Radial basis functions: f(x) = sum_k phi_k f_k / (sum_k phi_k + 0.001), which goes to 0 far from all Gaussians.
+
+    Args:
+        weights: [P, K] kernel values phi_k.
+        rows: int64 [P, K] into features.
+        features: [B, C].
+
+    Returns:
+        [P, C], and [P, 1] the largest phi_k: how near the nearest one is.
+    """
+    count = rows.shape[1]
+    share = weights / (weights.sum(dim=1, keepdim=True) + 1e-3)
+    taken = features.index_select(0, rows.reshape(-1)).reshape(len(rows), count, -1)
+    return (share[..., None] * taken).sum(dim=1), weights.amax(dim=1, keepdim=True)
+
+
+class BoundaryField(nn.Module):
+    """See the module.
+
+    Args:
+        identity_dim: D.
+        use_rbf: give the field interpolated Gaussians; without, FiLM is constant and nothing is added to (ablation).
+        use_hash: give it the hash grid; without, the trunk sees a constant (ablation).
+        levels, features, log2_size, min_resolution, max_resolution: of the hash grid.
+        width: of the perceptrons.
+        implementation: ``tcnn`` is tinycudann where it is installed, else torch.
+    """
+
+    def __init__(
+        self,
+        identity_dim: int,
+        *,
+        use_rbf: bool = True,
+        use_hash: bool = True,
+        levels: int = 8,
+        features: int = 2,
+        log2_size: int = 15,
+        min_resolution: int = 16,
+        max_resolution: int = 512,
+        width: int = 64,
+        implementation: Implementation = "tcnn",
+    ) -> None:
+        super().__init__()
+        from nerfstudio.field_components.encodings import HashEncoding
+        from nerfstudio.field_components.mlp import MLP
+        from nerfstudio.field_components.spatial_distortions import SceneContraction
+
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(3))
+        self.radius, self.spacing, self.identity_dim = 1.0, 1.0, identity_dim
+        self.placed = False
+        self.use_rbf, self.use_hash = use_rbf, use_hash
+        self.contraction = SceneContraction(order=float("inf"))
+        self.hash = HashEncoding(
+            levels, min_resolution, max_resolution, log2_size, features, implementation=implementation
+        )
+        self.inter_dim = 3 + identity_dim + 2
+
+        def perceptron(inputs: int, outputs: int) -> nn.Module:
+            return MLP(inputs, 2, width, outputs, activation=nn.ReLU(), implementation=implementation)
+
+        self.trunk = perceptron(levels * features, width)
+        self.film = perceptron(self.inter_dim, 2 * width)
+        self.head = perceptron(width, 1 + 3 + identity_dim)
+
+    def place(self, points: Tensor, spacing: float) -> None:
+        """Where the field is: its box holds all but the outermost hundredth of some points [P, 3] on each axis, what lies
+        outside is contracted as in mip-NeRF 360; densities are per spacing, the typical distance of Gaussians."""
+        low, high = torch.quantile(points[:1_000_000].float(), points.new_tensor([0.01, 0.99]), dim=0)
+        self.center.copy_((low + high) / 2)
+        self.radius = max(float((high - low).amax()) / 2, 1e-6)
+        self.spacing = max(float(spacing), 1e-9)
+        self.placed = True
+
+    def encode_position(self, points: Tensor) -> Tensor:
+        """World points [P, 3] in the contracted box, 0 to 1 on each axis."""
+        return (self.contraction((points - self.center) / self.radius) + 2) / 4
+
+    def forward(self, points: Tensor, inter: Tensor) -> FieldValues:
+        """The field's values.
+
+        Args:
+            points: [P, 3], world units.
+            inter: [P, 3 + D + 2] interpolated colour, identity and opacity, and nearness (:func:`interpolate`).
+        """
+        dim = self.identity_dim
+        if not self.use_rbf:
+            inter = torch.zeros_like(inter)
+        grid = self.hash(self.encode_position(points)).float()
+        if not self.use_hash:
+            grid = torch.zeros_like(grid)
+        gamma, beta = self.film(inter).float().chunk(2, dim=-1)
+        hidden = torch.relu((1 + gamma) * self.trunk(grid).float() + beta)
+        out = self.head(hidden).float()
+        density = F.softplus(out[:, 0]) / np.log(2) * (OPTICAL_SCALE / self.spacing)
+        return FieldValues(density, inter[:, :3] + out[:, 1:4], inter[:, 3 : 3 + dim] + out[:, 4 : 4 + dim])
+
+
+def volume_render(values: FieldValues, lengths: Tensor) -> RayValues:
+    """Front to back along rays: w_s = T_s (1 - exp(-sigma_s l_s)), T_s = exp(-sum_{t < s} sigma_t l_t).
+
+    Args:
+        values: of R * S points, sample after sample of one ray after the other, by increasing depth.
+        lengths: [R, S] world units: the part of the ray that each sample stands for.
+    """
+    rays, samples = lengths.shape
+    optical = values.density.reshape(rays, samples) * lengths
+    before = torch.cumsum(optical, dim=1) - optical
+    weights = torch.exp(-before) * (1 - torch.exp(-optical))
+    rgb = torch.einsum("rs,rsc->rc", weights, values.rgb.reshape(rays, samples, 3))
+    identity = torch.einsum("rs,rsd->rd", weights, values.identity.reshape(rays, samples, -1))
+    return RayValues(rgb, identity, weights.sum(dim=1))

@@ -1,0 +1,366 @@
+"""Joint optimisation of splat and field at the boundary (NG-GS, section 3.3).
+
+    L = L_align + lambda_id L_id + lambda_m L_mask + lambda_c L_cont + lambda_s L_smth
+
+on patches of 7x7 pixels, drawn anew in every step where boundary Gaussians are seen, a fixed number of them: what a step costs
+does not depend on the picture. Nothing outside the patches' rays is ever queried.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gradiseg_ns import rendering
+from gradiseg_ns.boundary.field import (
+    BoundaryField,
+    BoundaryPoints,
+    RayValues,
+    interpolate,
+    kernel,
+    volume_render,
+)
+
+PATCH = 7
+"""Edge of a patch in pixels: the paper's window of local variance."""
+EDGE = 5
+"""Width of the window in which a map of classes has an edge, in pixels."""
+SEEN = 0.2
+"""A pixel is a boundary pixel if boundary Gaussians have more than that of its blending weight."""
+NEAREST = 1e-3
+"""No sample is nearer to the camera than that, world units."""
+REACH = 2.0
+"""Samples lie within so many Gaussian spacings before and behind a surface."""
+
+
+@dataclass(frozen=True)
+class RefinerWeights:
+    """Weights of the joint losses; the paper does not publish its own."""
+
+    splat: float = 1.0
+    """How strongly the joint losses pull the splat: 1 makes one of their pixels count as much as a pixel of the
+    photo does. The field, which is pulled by nothing else, gets all of every gradient."""
+    align: float = 1.0
+    """L_align"""
+    identity: float = 0.1
+    """L_id, the same for class distributions."""
+    mask: float = 1.0
+    """lambda_m"""
+    photo: float = 1.0
+    """the field's colour against the photo"""
+    continuity: float = 0.05
+    """lambda_c"""
+    smoothness: float = 0.05
+    """lambda_s"""
+
+
+class Patches(NamedTuple):
+    """Pixels of B patches, R = 49 B."""
+
+    rows: Tensor
+    """int64 [R]"""
+    columns: Tensor
+    """int64 [R]"""
+
+
+class Rays(NamedTuple):
+    """R rays with S samples each."""
+
+    points: Tensor
+    """[R * S, 3] world."""
+    lengths: Tensor
+    """[R, S] world units that a sample stands for."""
+
+
+def draw_patches(seen: Tensor, count: int) -> Patches | None:
+    """Patches around random boundary pixels.
+
+    Args:
+        seen: bool [H, W], boundary pixels.
+        count: how many patches; they may overlap.
+
+    Returns:
+        None if there is no boundary pixel, or the picture is smaller than a patch.
+    """
+    height, width = seen.shape
+    half = PATCH // 2
+    if height < PATCH or width < PATCH:
+        return None
+    candidates = seen.reshape(-1).nonzero()[:, 0]
+    if len(candidates) == 0:
+        return None
+    chosen = candidates[torch.randint(len(candidates), (count,), device=seen.device)]
+    row = (chosen // width).clamp(half, height - 1 - half)
+    column = (chosen % width).clamp(half, width - 1 - half)
+    offset = torch.arange(-half, half + 1, device=seen.device)
+    rows = (row[:, None, None] + offset[:, None]).expand(-1, PATCH, PATCH)
+    columns = (column[:, None, None] + offset).expand(-1, PATCH, PATCH)
+    return Patches(rows.reshape(-1), columns.reshape(-1))
+
+
+def edge_classes(classes: Tensor, width: int = EDGE) -> Tensor:
+    """A map of classes [H, W] with all but its edges left out (-1).
+
+    A pixel is kept if the window of ``width`` pixels around it shows more than one class.
+    """
+    window = classes.float()[None, None]
+    high = F.max_pool2d(window, width, 1, width // 2)
+    low = -F.max_pool2d(-window, width, 1, width // 2)
+    return torch.where((high != low)[0, 0], classes, -1)
+
+
+@torch.no_grad()
+def sample_rays(
+    camera: rendering.Camera, patches: Patches, depth: Tensor, margin: float, samples: int, *, jitter: bool = True
+) -> Rays:
+    """Samples on the rays of pixels, near the surfaces that the pixel's neighbourhood shows.
+
+    At an edge there are two surfaces, and the rendered depth of one pixel is of one of them or between them. So half of the
+    samples lie within ``margin`` of the nearest depth in the 7x7 window around the pixel, half within ``margin`` of the
+    farthest; where the two intervals meet, all are spread over their union. Samples are stratified.
+
+    Args:
+        camera: of the picture.
+        patches: R pixels.
+        depth: [H, W] rendered depth, world units.
+        margin: world units.
+        samples: S, even.
+        jitter: draw within the strata; False takes their middles.
+    """
+    window = depth[None, None]
+    window = window.clamp(min=NEAREST + margin)
+    far = F.max_pool2d(window, PATCH, 1, PATCH // 2)[0, 0][patches.rows, patches.columns]
+    near = -F.max_pool2d(-window, PATCH, 1, PATCH // 2)[0, 0][patches.rows, patches.columns]
+    first_from, first_to = near - margin, near + margin
+    second_from, second_to = far - margin, far + margin
+    middle = (near + far) / 2
+    apart = second_from > first_to
+    first_to = torch.where(apart, first_to, middle)
+    second_from = torch.where(apart, second_from, middle)
+    half = samples // 2
+    device = depth.device
+    shape = (len(near), half)
+    stops = []
+    widths = []
+    for start, end in ((first_from, first_to), (second_from, second_to)):
+        step = ((end - start).clamp(min=1e-6) / half)[:, None]
+        place = torch.rand(shape, device=device) if jitter else torch.full(shape, 0.5, device=device)
+        stops.append(start[:, None] + (torch.arange(half, device=device) + place) * step)
+        widths.append(step.expand(shape))
+    distance, width = torch.cat(stops, dim=1), torch.cat(widths, dim=1)
+    origin, direction = _pixel_rays(camera, patches)
+    points = origin + distance[..., None] * direction[:, None]
+    return Rays(points.reshape(-1, 3), width * direction.norm(dim=-1)[:, None])
+
+
+def points_at_depth(camera: rendering.Camera, patches: Patches, depth: Tensor) -> Rays:
+    """One sample a ray, at the rendered depth [H, W]."""
+    origin, direction = _pixel_rays(camera, patches)
+    own = depth[patches.rows, patches.columns]
+    return Rays(origin + own[:, None] * direction, torch.ones_like(own)[:, None])
+
+
+def _pixel_rays(camera: rendering.Camera, patches: Patches) -> tuple[Tensor, Tensor]:
+    """The camera's centre [3], and through pixel centres [R, 3] what goes one unit in depth; world units."""
+    x = (patches.columns + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
+    y = (patches.rows + 0.5 - camera.K[1, 2]) / camera.K[1, 1]
+    rotation = camera.viewmat[:3, :3]
+    local = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+    return -rotation.T @ camera.viewmat[:3, 3], local @ rotation
+
+
+class BoundaryRefiner:
+    """Field and boundary set of one run, and the losses of a step.
+
+    Args:
+        field: the continuous field.
+        weights: of the losses.
+        pixels: budget of a step, rounded to whole patches.
+        samples: on a ray.
+        render: volume-render along rays; False queries the field at the rendered depth only, without density (what the
+            paper's released code does; ablation).
+    """
+
+    def __init__(
+        self,
+        field: BoundaryField,
+        weights: RefinerWeights | None = None,
+        *,
+        pixels: int = 490,
+        samples: int = 8,
+        render: bool = True,
+    ) -> None:
+        if samples < 2 or samples % 2:
+            raise ValueError(f"boundary samples on a ray: expected an even number from 2, found {samples}.")
+        if pixels < PATCH * PATCH:
+            raise ValueError(f"boundary pixels of a step: expected at least {PATCH * PATCH}, found {pixels}.")
+        self.field, self.weights = field, weights or RefinerWeights()
+        self.patches, self.samples, self.render = pixels // (PATCH * PATCH), samples, render
+        self.points: BoundaryPoints | None = None
+
+    def query(self, rays: Rays, features: Tensor) -> tuple[RayValues, Tensor]:
+        """What rays show of the field, and the points' interpolated features [R * S, C].
+
+        Args:
+            rays: with S samples, or with one for ``render`` False.
+            features: [B, 3 + D + 1] colour, identity and opacity of the boundary Gaussians.
+        """
+        assert self.points is not None
+        rows, values = self.points.nearest(rays.points)
+        inter = torch.cat(interpolate(values, rows, features), dim=-1)
+        found = self.field(rays.points, inter)
+        if self.render:
+            return volume_render(found, rays.lengths), inter
+        return RayValues(found.rgb, found.identity, torch.ones_like(found.density)), inter
+
+    def losses(
+        self,
+        *,
+        camera: rendering.Camera,
+        seen: Tensor,
+        rgb: Tensor,
+        alpha: Tensor,
+        depth: Tensor,
+        identity: Tensor,
+        background: Tensor,
+        photo: Tensor,
+        classes: Tensor,
+        classifier: torch.nn.Linear,
+        colors: Tensor,
+        identities: Tensor,
+        opacities: Tensor,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """The losses of a step, weighted; empty if the view shows no boundary.
+
+        Args:
+            camera: of the view.
+            seen: [H, W] blending weight of the boundary Gaussians.
+            rgb, alpha, depth, identity: what the splat shows, [H, W, 3], [H, W], [H, W], [H, W, D].
+            background: [3]
+            photo: [H, W, 3]
+            classes: int64 [H, W], negative without label.
+            classifier: D channels to K logits.
+            colors, identities, opacities: [N, 3], [N, D], [N] of all Gaussians, activated.
+            labels: int64 [N], the class of their votes, negative if unseen.
+        """
+        points = self.points
+        patches = draw_patches(seen > SEEN, self.patches) if points is not None else None
+        if points is None or patches is None:
+            return {}
+        weights, at = self.weights, (patches.rows, patches.columns)
+        share = weights.splat * len(patches.rows) / classes.numel()
+        colors, identities, opacities = (
+            shared(value[points.indices], share) for value in (colors, identities, opacities)
+        )
+        depth = depth.detach()
+        if self.render:
+            rays = sample_rays(camera, patches, depth, REACH * points.spacing, self.samples)
+        else:
+            rays = points_at_depth(camera, patches, depth)
+        features = torch.cat([colors, identities, opacities[:, None]], dim=-1)
+        field, inter = self.query(rays, features)
+        field_rgb = field.rgb + (1 - field.opacity[:, None]) * background
+        splat_rgb, splat_alpha = shared(rgb[at], share), shared(alpha[at], share)
+        losses = {
+            "boundary_align": weights.align
+            * alignment_loss(splat_rgb, splat_alpha, field_rgb, field.opacity),
+            "boundary_photo": weights.photo * (field_rgb - photo[at]).abs().mean(),
+        }
+        target = classes[at]
+        weight, bias = shared(classifier.weight, share), shared(classifier.bias, share)
+        splat_logits = F.linear(shared(identity[at], share), weight, bias)
+        field_logits = F.linear(field.identity, weight, bias)
+        losses["boundary_identity"] = weights.identity * identity_alignment_loss(splat_logits, field_logits)
+        losses["boundary_mask"] = weights.mask * mask_loss(field_logits, target, field.opacity)
+        losses["boundary_continuity"] = weights.continuity * continuity_loss(points, features[:, :3], labels)
+        if self.render:
+            losses["boundary_smoothness"] = weights.smoothness * self._smoothness(rays.points, inter)
+        return losses
+
+    def _smoothness(self, points: Tensor, inter: Tensor, count: int = 512) -> Tensor:
+        """L_smth: the field's gradient, by differences of half a spacing, of relative density and of colour.
+
+        mean |ln sigma(x + d) - ln sigma(x)|^2 / 4 + |c(x + d) - c(x)|^2, with what is interpolated held fixed, so that
+        it is the hash grid's part that is smoothed.
+        """
+        chosen = torch.randint(len(points), (min(count, len(points)),), device=points.device)
+        x, fixed = points[chosen], inter[chosen].detach()
+        step = F.normalize(torch.randn_like(x), dim=-1) * (0.5 * self.field.spacing)
+        a, b = self.field(x, fixed), self.field(x + step, fixed)
+        density = (torch.log(a.density + 1e-6) - torch.log(b.density + 1e-6)).square().mean() / 4
+        return density + (a.rgb - b.rgb).square().mean() + (a.identity - b.identity).square().mean()
+
+
+def shared(values: Tensor, share: float) -> Tensor:
+    """The same values, through which only a share of the gradient goes back."""
+    fixed = values.detach()
+    return fixed + share * (values - fixed) if share != 0 else fixed
+
+
+def alignment_loss(splat_rgb: Tensor, splat_alpha: Tensor, field_rgb: Tensor, field_alpha: Tensor) -> Tensor:
+    """L_align: mean |C_s - C_f|^2 + (alpha_s - alpha_f)^2 + the variance of C_s - C_f within each 7x7 patch.
+
+    The last term leaves a patch's mean alone and asks for the same structure in it.
+
+    Args:
+        splat_rgb, field_rgb: [R, 3], R = 49 B, patch after patch.
+        splat_alpha, field_alpha: [R].
+    """
+    difference = splat_rgb - field_rgb
+    variance = difference.reshape(-1, PATCH * PATCH, 3).var(dim=1, unbiased=False).mean()
+    return difference.square().mean() + (splat_alpha - field_alpha).square().mean() + variance
+
+
+def identity_alignment_loss(splat_logits: Tensor, field_logits: Tensor) -> Tensor:
+    """L_id, L_align for class distributions: KL(p_s || p_f) + KL(p_f || p_s), each towards the one held fixed,
+    over log(classes).
+
+    Args:
+        splat_logits, field_logits: [R, K].
+    """
+    splat, field = F.log_softmax(splat_logits, dim=-1), F.log_softmax(field_logits, dim=-1)
+    there = F.kl_div(field, splat.detach(), log_target=True, reduction="batchmean")
+    back = F.kl_div(splat, field.detach(), log_target=True, reduction="batchmean")
+    return (there + back) / math.log(max(splat_logits.shape[-1], 2))
+
+
+def mask_loss(logits: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
+    """L_mask: cross-entropy of the field's classes against the id map, weighted by the rays' opacity (which is held
+    fixed: the field cannot lower the loss by being transparent), over log(classes).
+
+    Args:
+        logits: [R, K].
+        target: int64 [R], negative without label.
+        opacity: [R].
+    """
+    labelled = target >= 0
+    weight = torch.where(labelled, opacity.detach(), torch.zeros_like(opacity))
+    each = F.cross_entropy(logits, target.clamp(min=0), reduction="none")
+    return (weight * each).sum() / weight.sum().clamp(min=1e-6) / math.log(max(logits.shape[-1], 2))
+
+
+def continuity_loss(points: BoundaryPoints, colors: Tensor, labels: Tensor, count: int = 2048) -> Tensor:
+    """L_cont: adjacent boundary Gaussians of one object have like colours.
+
+    mean over pairs (i, k-th neighbour) with the same label of phi(|mu_i - mu_k| / h_i) |c_i - c_k|^2
+
+    Args:
+        points: B boundary Gaussians.
+        colors: [B, 3].
+        labels: int64 [N] of all Gaussians, negative if unknown.
+        count: Gaussians that are drawn.
+    """
+    rows = torch.randint(len(points), (min(count, len(points)),), device=colors.device)
+    others = points.neighbors[rows]
+    own = labels[points.indices]
+    same = (own[rows][:, None] == own[others]) & (own[rows] >= 0)[:, None]
+    distance = (points.means[rows][:, None] - points.means[others]).norm(dim=-1)
+    weight = torch.where(same, kernel(distance / points.bandwidth[rows][:, None]), 0.0)
+    apart = (colors[rows][:, None] - colors[others]).square().sum(dim=-1)
+    return (weight * apart).sum() / weight.sum().clamp(min=1e-6)
