@@ -22,9 +22,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.agreement import agreed_classes
+from gradiseg_ns.boundary.agreement import Consensus, find_consensus
 from gradiseg_ns.boundary.cleaning import draw_in, find_overshoot
-from gradiseg_ns.boundary.detection import Ambiguity, ambiguity
 from gradiseg_ns.boundary.refinement import edge_classes
 from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
 from gradiseg_ns.data.id_maps import IGNORE
@@ -595,10 +594,14 @@ class GradisegModel(SplatfactoModel):
             losses["identity_loss"] = self.config.identity_loss_weight * identity_loss(
                 identity_map, classes, self.classifier, max_pixels=self.config.identity_pixels
             )
-            if self._refining and self.config.boundary.focus > 0:
+            if self._refining and self.boundary_phase is not None and self.boundary_phase.sharp:
+                edges = edge_classes(classes)
                 losses["boundary_focus"] = self.config.boundary.focus * identity_loss(
-                    identity_map, edge_classes(classes), self.classifier
+                    identity_map, edges, self.classifier
                 )
+                difference = (outputs["rgb"] - self._photo(outputs, batch)).abs()[edges >= 0]
+                if len(difference):
+                    losses["boundary_focus_photo"] = self.config.boundary.focus_photo * difference.mean()
             if outputs.boundary_view is not None:
                 losses.update(self._boundary_losses(outputs, batch, classes))
         if self.training and self.config.neighbor_loss_weight > 0:
@@ -619,15 +622,21 @@ class GradisegModel(SplatfactoModel):
             classes = torch.where(mask, classes, classes.new_full((), -1))
         return classes
 
+    def _photo(self, outputs: Any, batch: Any) -> Tensor:
+        """The photo [H', W', 3] that a view is compared with; under a mask, what the splat shows."""
+        photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        if "mask" in batch:
+            mask = self._downscale_if_required(batch["mask"]).to(self.device) > 0.5
+            photo = torch.where(mask, photo, outputs["rgb"].detach())
+        return photo
+
     def _boundary_losses(self, outputs: Any, batch: Any, classes: Tensor) -> dict[str, Tensor]:
         """The boundary refiner's losses of a step."""
         assert self.boundary_phase is not None
         camera, seen = outputs.boundary_view
-        photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
         if "mask" in batch:
-            mask = self._downscale_if_required(batch["mask"]).to(self.device) > 0.5
-            seen = torch.where(mask[..., 0], seen, 0.0)
-            photo = torch.where(mask, photo, outputs["rgb"].detach())
+            mask = self._downscale_if_required(batch["mask"]).to(self.device)[..., 0] > 0.5
+            seen = torch.where(mask, seen, 0.0)
         dc = self.gauss_params["features_dc"]
         return self.boundary_phase.losses(
             self.step,
@@ -638,7 +647,7 @@ class GradisegModel(SplatfactoModel):
             depth=outputs["depth"][..., 0],
             identity=outputs.identity_map,
             background=outputs["background"],
-            photo=photo,
+            photo=self._photo(outputs, batch),
             classes=classes,
             classifier=self.classifier,
             colors=dc.sigmoid() if self.config.sh_degree == 0 else SH2RGB(dc),
@@ -648,53 +657,60 @@ class GradisegModel(SplatfactoModel):
         )
 
     @torch.no_grad()
-    def refresh_boundary(self, views: Sequence[tuple[Cameras, Tensor]]) -> Ambiguity:
-        """Find the boundary Gaussians from the votes of id maps (:mod:`gradiseg_ns.boundary.detection`), and where the
-        views agree on another id than a map has.
+    def refresh_boundary(self, views: Sequence[tuple[Cameras, Tensor]]) -> Consensus:
+        """Find the boundary Gaussians from the votes of id maps (:mod:`gradiseg_ns.boundary.detection`), where the
+        views agree on another id than a map has, and what sticks out of its object.
 
         Args:
             views: cameras of all training views, in order, with their id maps int [H, W, 1].
         """
-        config = self.config.boundary
+        config, phase = self.config.boundary, self.boundary_phase
         gaussians, _ = self._gaussians(None)
-        antialiased = self.config.rasterize_mode == "antialiased"
+
+        def project(view: rendering.Camera) -> rendering.Projection:
+            return rendering.project(
+                gaussians, view, antialiased=self.config.rasterize_mode == "antialiased"
+            )
 
         def maps() -> Iterator[tuple[rendering.Camera, Tensor]]:
             for camera, id_map in views:
                 yield self._camera(camera), self.objects.classes_of(id_map[..., 0].to(self.device))
 
-        found = ambiguity(gaussians, maps(), len(self.objects.ids), antialiased=antialiased)
-        labels = majority(found.votes).classes
-        self.strategy_state["impurity"] = found.measured(config.measure)
-        self.strategy_state["vote_class"] = labels
-        phase = self.boundary_phase
+        found = find_consensus(
+            project, maps, self.num_points, len(self.objects.ids), self.device,
+            agree=config.agree and phase is not None,
+        )  # fmt: skip
+        self.strategy_state["impurity"] = found.ambiguity.measured(config.measure)
+        self.strategy_state["vote_class"] = found.labels
         if phase is None:
             return found
-        phase.agreed = {}
+        phase.sharp = found.sharp
+        phase.agreed = {
+            index: self.objects.ids_of(classes).to(views[index][1].dtype)[..., None]
+            for index, classes in found.maps.items()
+        }
 
-        def agreed() -> Iterator[tuple[rendering.Camera, Tensor, Tensor]]:
-            """Cameras with the classes on which the views agree and the splat's depth."""
+        def seen() -> Iterator[tuple[rendering.Camera, Tensor, Tensor]]:
             for index, (view, classes) in enumerate(maps()):
-                projection = rendering.project(gaussians, view, antialiased=antialiased)
-                if config.agree:
-                    own, classes = classes, agreed_classes(projection, labels, classes)
-                    if not torch.equal(own, classes):
-                        ids = torch.where(classes >= 0, self.objects.ids_of(classes.clamp(min=0)), IGNORE)
-                        phase.agreed[index] = ids.to(views[index][1].dtype)[..., None]
+                projection = project(view)
                 (depth,), alpha = rendering.rasterize(projection, [projection.depths[0][:, None]])
-                yield view, classes, (depth / alpha.clamp(min=1e-10))[..., 0]
+                agreed = found.maps[index].long() if index in found.maps else classes
+                yield view, agreed.to(self.device), (depth / alpha.clamp(min=1e-10))[..., 0]
 
-        ends = find_overshoot(gaussians, labels, agreed()).ends()
+        ends = find_overshoot(gaussians, found.labels, seen()).ends()
         if config.overshoot == "draw_in":
             means, scales = draw_in(self.means, self.quats, self.scales, ends)
             self.gauss_params["means"].copy_(means)
             self.gauss_params["scales"].copy_(scales)
         elif config.overshoot == "split":
             beyond = ends.any(dim=-1)
+            if config.split:
+                beyond |= ~beyond.any(dim=-1, keepdim=True) & (self.strategy_state["impurity"] > config.tau)[:, None]
             longest = torch.where(beyond, self.scales, -torch.inf).argmax(dim=-1)
             split_in_two(
                 self.gauss_params, self.optimizers, self.strategy_state, beyond.any(dim=-1), "major_axis", longest
             )
+            CONSOLE.print(f"split {int(beyond.any(dim=-1).sum())} of {len(beyond)}")
         phase.update(self.means, self.strategy_state["impurity"])
         return found
 
@@ -734,6 +750,19 @@ class GradisegModel(SplatfactoModel):
         optimizer = getattr(self, "optimizers", {}).get("means")
         moment = optimizer.state[self.means].get("exp_avg") if optimizer is not None else None
         return moment if moment is not None and len(moment) == self.num_points else None
+
+    def step_cb(self, optimizers: Any, step: int) -> None:
+        super().step_cb(optimizers, step)
+        self._hasten_positions(optimizers, step)
+
+    def _hasten_positions(self, optimizers: Any, step: int) -> None:
+        """While boundaries are refined, positions learn faster than the schedule says, which sets their rate anew after
+        every step."""
+        if self.boundary_phase is None or step < self.schedule.refine_boundary_from:
+            return
+        if optimizers.config["means"]["scheduler"] is not None:
+            for group in optimizers.optimizers["means"].param_groups:
+                group["lr"] *= self.config.boundary.position_rate
 
     def step_post_backward(self, step: int) -> None:
         probe = self.__dict__.pop("_probe", None)

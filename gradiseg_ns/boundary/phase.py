@@ -29,8 +29,14 @@ class BoundaryConfig:
     """What is done with the axes of Gaussians that stick out of their object in most views."""
     geometry: float | None = None
     """identity-geometry while boundaries are refined; as before unless given."""
-    focus: float = 0.0
+    focus: float = 1.0
     """Weight of L_2d over the pixels near edges of the id map, in addition to that over all pixels."""
+    focus_photo: float = 1.0
+    """Weight of the photo's L1 over these pixels, likewise; without focus there is none."""
+    split: bool = True
+    """Split the boundary Gaussians in two when they are found."""
+    position_rate: float = 5.0
+    """Positions learn that many times faster than their schedule says while boundaries are refined."""
     pixels: int = 490
     """Budget of boundary pixels a step, rendered from the field; in patches of 7x7."""
     samples: int = 8
@@ -56,6 +62,7 @@ class BoundaryPhase:
 
     Attributes:
         points: the boundary Gaussians of now; None before they were found, or if there are fewer than two.
+        sharp: whether the maps' edges agree with each other.
         found: whether they were looked for in this process.
         agreed: id maps [H, W, 1] by index of the training view, where the votes overruled the given ones.
     """
@@ -65,6 +72,7 @@ class BoundaryPhase:
         self.field: BoundaryField | None = None
         self.refiner: BoundaryRefiner | None = None
         self.found = False
+        self.sharp = False
         self.agreed: dict[int, Tensor] = {}
 
     @property

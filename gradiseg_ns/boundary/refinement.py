@@ -38,7 +38,7 @@ REACH = 2.0
 """Samples lie within so many Gaussian spacings before and behind a surface."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RefinerWeights:
     """Weights of the joint losses; the paper does not publish its own."""
 
