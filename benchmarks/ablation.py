@@ -66,9 +66,8 @@ class Ablation:
         with ThreadPoolExecutor(self.jobs) as pool:
             for runs in stages:
                 trunks = {r["seed"]: r["run"] for r in results if r is not None}
-                results += pool.map(
-                    lambda run, trunks=trunks: self._spawn(*run, threads, trunks.get(run[1])), runs
-                )
+                jobs = [pool.submit(self._spawn, row, seed, threads, trunks.get(seed)) for row, seed in runs]
+                results += [job.result() for job in jobs]
         print_table(self, [result for result in results if result is not None])
 
     def _spawn(self, row: str, seed: int, threads: int, trunk: str | None) -> dict[str, Any] | None:

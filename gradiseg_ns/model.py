@@ -24,8 +24,8 @@ from torch.nn import Parameter
 from gradiseg_ns import rendering
 from gradiseg_ns.boundary.agreement import Consensus, find_consensus
 from gradiseg_ns.boundary.cleaning import draw_in, find_overshoot
-from gradiseg_ns.boundary.refinement import edge_classes
 from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
+from gradiseg_ns.boundary.refinement import edge_classes
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.grouping.densification import GradisegStrategy, SplitRule, split_in_two
 from gradiseg_ns.grouping.identity import (
@@ -452,7 +452,7 @@ class GradisegModel(SplatfactoModel):
         if identity_on and not probe:
             groups.append(params["identity"])
             moves.append(self._identity_geometry)
-        ambiguous = self._ambiguity_feature(refining)
+        ambiguous = self._ambiguity_feature(refining, chosen)
         if ambiguous is not None:
             groups.append(ambiguous)
             moves.append(0.0)
@@ -482,7 +482,7 @@ class GradisegModel(SplatfactoModel):
             outputs.boundary_view = (view, maps[-1].detach()[..., 0])
         if not self.training:
             shown = torch.zeros_like(alpha) if ambiguous is None else maps[-1] / alpha.clamp(min=1e-10)
-            outputs["boundary"] = heat(shown[..., 0]) * alpha + (1 - alpha) * background
+            outputs["boundary"] = heat(shown[..., 0]) * alpha
             outputs["background"] = background.expand(*self.last_size, 3)
             self._add_segmentation(outputs, identity_map, alpha, background)
         return outputs
@@ -504,14 +504,15 @@ class GradisegModel(SplatfactoModel):
             return self.config.boundary.geometry
         return self.config.identity_geometry
 
-    def _ambiguity_feature(self, refining: bool) -> Tensor | None:
-        """What shows the boundary, [N, 1]: while refining, membership of the boundary set; else the impurity."""
+    def _ambiguity_feature(self, refining: bool, chosen: Tensor | None) -> Tensor | None:
+        """What shows the boundary, [N, 1] of the chosen ones: while refining, membership of the boundary set; else the
+        ambiguity. None if it is not known or not needed."""
         impurity = self.strategy_state.get("impurity")
         if impurity is None or len(impurity) != self.num_points or (self.training and not refining):
             return None
         if refining:
             impurity = (impurity > self.config.boundary.tau).float()
-        return impurity[:, None]
+        return (impurity if chosen is None else impurity[chosen])[:, None]
 
     def _render_identity_probe(self, projection: rendering.Projection, identity: Tensor) -> Tensor:
         """Identities in a blend of their own, from which IGD learns where the segmentation loss pushes.
@@ -564,7 +565,7 @@ class GradisegModel(SplatfactoModel):
         outputs = Outputs(SplatfactoModel.get_empty_outputs(width, height, background))
         outputs["background"] = outputs["rgb"]
         outputs["segmentation"] = outputs["rgb"].clone()
-        outputs["boundary"] = outputs["rgb"].clone()
+        outputs["boundary"] = torch.zeros_like(outputs["rgb"])
         outputs["identity"] = torch.full_like(outputs["rgb"], 0.5)
         outputs.object_ids = torch.full((height, width), IGNORE, dtype=torch.int32, device=background.device)
         return outputs
@@ -613,7 +614,7 @@ class GradisegModel(SplatfactoModel):
         refined, those on which the views agree; negative where nothing is known. None without a map."""
         if "id_map" not in batch:
             return None
-        id_map = batch["id_map"]
+        id_map: Tensor = batch["id_map"]
         if self._refining and self.boundary_phase is not None:
             id_map = self.boundary_phase.agreed.get(int(batch["image_idx"]), id_map)
         classes = self.id_map_classes(id_map)
@@ -657,20 +658,19 @@ class GradisegModel(SplatfactoModel):
         )
 
     @torch.no_grad()
-    def refresh_boundary(self, views: Sequence[tuple[Cameras, Tensor]]) -> Consensus:
+    def refresh_boundary(self, views: Sequence[tuple[Cameras, Tensor]], *, change: bool = True) -> Consensus:
         """Find the boundary Gaussians from the votes of id maps (:mod:`gradiseg_ns.boundary.detection`), where the
         views agree on another id than a map has, and what sticks out of its object.
 
         Args:
             views: cameras of all training views, in order, with their id maps int [H, W, 1].
+            change: split boundary Gaussians and draw in what sticks out; False only looks.
         """
         config, phase = self.config.boundary, self.boundary_phase
         gaussians, _ = self._gaussians(None)
 
         def project(view: rendering.Camera) -> rendering.Projection:
-            return rendering.project(
-                gaussians, view, antialiased=self.config.rasterize_mode == "antialiased"
-            )
+            return rendering.project(gaussians, view, antialiased=self.config.rasterize_mode == "antialiased")
 
         def maps() -> Iterator[tuple[rendering.Camera, Tensor]]:
             for camera, id_map in views:
@@ -697,22 +697,34 @@ class GradisegModel(SplatfactoModel):
                 agreed = found.maps[index].long() if index in found.maps else classes
                 yield view, agreed.to(self.device), (depth / alpha.clamp(min=1e-10))[..., 0]
 
-        ends = find_overshoot(gaussians, found.labels, seen()).ends()
+        if change:
+            self._sharpen(find_overshoot(gaussians, found.labels, seen()).ends())
+        phase.update(self.means, self.strategy_state["impurity"])
+        return found
+
+    def _sharpen(self, ends: Tensor) -> None:
+        """Split what sticks out of its object, along the axis that does, and the most ambiguous of the others along
+        their longest; or draw it in.
+
+        Args:
+            ends: bool [N, 3, 2], which ends of which axes overshoot.
+        """
+        config = self.config.boundary
         if config.overshoot == "draw_in":
             means, scales = draw_in(self.means, self.quats, self.scales, ends)
             self.gauss_params["means"].copy_(means)
             self.gauss_params["scales"].copy_(scales)
-        elif config.overshoot == "split":
-            beyond = ends.any(dim=-1)
-            if config.split:
-                beyond |= ~beyond.any(dim=-1, keepdim=True) & (self.strategy_state["impurity"] > config.tau)[:, None]
-            longest = torch.where(beyond, self.scales, -torch.inf).argmax(dim=-1)
-            split_in_two(
-                self.gauss_params, self.optimizers, self.strategy_state, beyond.any(dim=-1), "major_axis", longest
-            )
-            CONSOLE.print(f"split {int(beyond.any(dim=-1).sum())} of {len(beyond)}")
-        phase.update(self.means, self.strategy_state["impurity"])
-        return found
+        along = ends.any(dim=-1) & (config.overshoot == "split")
+        beyond = along.any(dim=-1)
+        impurity = torch.where(beyond, 0.0, self.strategy_state["impurity"])
+        room = round(config.split * self.num_points)
+        if room > 0:
+            worst, rows = impurity.topk(min(room, len(impurity)))
+            along[rows[worst > config.tau]] = True
+        axis = torch.where(along, self.scales, -torch.inf).argmax(dim=-1)
+        mask = along.any(dim=-1)
+        if bool(mask.any()):
+            split_in_two(self.gauss_params, self.optimizers, self.strategy_state, mask, "major_axis", axis)
 
     def neighbor_loss(self) -> Tensor:
         """L_3d of this step: global KNN until the schedule's ``la_knn_from``, LA-KNN after it."""

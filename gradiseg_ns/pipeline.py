@@ -111,10 +111,11 @@ class GradisegPipeline(VanillaPipeline):
         model = self.model
         schedule, phase = model.schedule, model.boundary_phase
         since = step - schedule.refine_boundary_from
-        if phase is None or since < 0 or (phase.found and since % schedule.refine_boundary_every):
+        due = since % schedule.refine_boundary_every == 0
+        if phase is None or since < 0 or (phase.found and not due):
             return
         model.eval()  # at full resolution
-        model.refresh_boundary(list(self._training_views()))
+        model.refresh_boundary(list(self._training_views()), change=due)
         model.train()
 
     def _associate(self, trainer: Any) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from nerfstudio.utils.eval_utils import eval_setup
 
 from gradiseg_ns import runs
+from gradiseg_ns.boundary.refinement import edge_classes
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.model import CheckpointError, GradisegModel, GradisegModelConfig, apply_schedule
 from gradiseg_ns.trainer import GradisegTrainer
@@ -18,7 +21,7 @@ from gradiseg_ns.trainer import GradisegTrainer
 from .scenes import write_scene
 
 STEPS = 300
-OUTPUT_KEYS = {"rgb", "depth", "accumulation", "background", "segmentation", "identity"}
+OUTPUT_KEYS = {"rgb", "depth", "accumulation", "background", "segmentation", "identity", "boundary"}
 
 
 @pytest.fixture(scope="module")
@@ -245,15 +248,75 @@ def test_without_identities_it_is_splatfacto(tmp_path: Path) -> None:
             "pipeline.model.la_knn_direction": "total",
         },
         {"pipeline.model.rasterize_mode": "antialiased", "pipeline.model.sh_degree": 0},
+        {"pipeline.model.boundary.volume_rendering": False, "pipeline.model.boundary.measure": "variance"},
+        {"pipeline.model.boundary.rbf": False, "pipeline.model.boundary.overshoot": "draw_in"},
+        {"pipeline.model.boundary.hash": False, "pipeline.model.boundary.field": False},
         {"pipeline.model.background_color": "black", "pipeline.model.output_depth_during_training": True},
     ],
-    ids=["geometry", "literal", "absolute", "paper", "antialiased", "black"],
+    ids=["geometry", "literal", "absolute", "paper", "antialiased", "at-depth", "no-rbf", "no-hash", "black"],
 )
 def test_every_option_trains_through_all_phases(scene: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=40, device="cpu", options=options)
     config.pipeline.model.schedule.refine_every = 4
     trainer = runs.train(config)[0]
     assert all(bool(p.isfinite().all()) for p in trainer.pipeline.model.parameters())
+
+
+def test_boundaries_are_refined_in_the_last_third(trainer: GradisegTrainer) -> None:
+    model = model_of(trainer)
+    phase = model.boundary_phase
+    assert phase is not None and phase.found and phase.points is not None
+    assert model.schedule.refine_boundary_from == round(STEPS * 2 / 3)
+    learned = trainer.optimizers.optimizers["boundary_field"].state.values()
+    assert any(bool(state["exp_avg"].any()) for state in learned), "the field was trained"
+    ambiguous = model.strategy_state["impurity"] > model.config.boundary.tau
+    assert torch.equal(phase.points.indices, ambiguous.nonzero()[:, 0]), "also after pruning"
+    assert 0 < int(ambiguous.sum()) < model.num_points / 2
+    camera, batch = trainer.pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    model.eval()
+    shown = model.get_outputs_for_camera(camera)["boundary"].sum(dim=-1).cpu()
+    ids = batch["id_map"][..., 0].cpu()
+    edge = edge_classes(ids.long()) >= 0
+    assert float(shown[edge].mean()) > 1.5 * float(shown[~edge].mean())
+
+
+def test_evaluation_needs_no_field(trainer: GradisegTrainer, tmp_path: Path) -> None:
+    path = checkpoint(trainer)
+    state = torch.load(path, weights_only=True)
+    assert not [key for key in state["pipeline"] if "field" in key or "hash" in key]
+    assert "boundary_field" in state["optimizers"]
+    expected = runs.evaluate(trainer)
+    # As from a machine with tinycudann, whose field has other parameters, or without its optimizer at all.
+    state["optimizers"]["boundary_field"] = {"state": {0: {"exp_avg": torch.zeros(7)}}, "param_groups": []}
+    run = tmp_path / "run"
+    shutil.copytree(trainer.base_dir, run)
+    torch.save(state, run / "nerfstudio_models" / path.name)
+    config = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader)
+    config.relative_model_dir = run / "nerfstudio_models"
+    (run / "config.yml").write_text(yaml.dump(config))
+    _, pipeline, _, _ = eval_setup(run / "config.yml", test_mode="test")
+    assert pipeline.model.boundary_phase.field is None
+    with torch.no_grad():
+        found = pipeline.get_average_eval_image_metrics(get_std=True)
+    for name in ("psnr", "ssim", "miou", "mbiou", "mbiou_fine", "extracted_biou"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-6)
+
+
+def test_resuming_in_the_last_third_finds_the_boundary_again(
+    trainer: GradisegTrainer, scene: Path, tmp_path: Path
+) -> None:
+    again = resumed(trainer, scene, tmp_path, 3)
+    phase = model_of(again).boundary_phase
+    assert phase is not None and phase.found and phase.points is not None
+
+
+def test_without_the_refiner_it_is_plain_gradiseg(scene: Path, tmp_path: Path) -> None:
+    options = {"pipeline.model.boundary_refiner": False}
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=12, device="cpu", options=options)
+    plain = runs.train(config)[0]
+    assert model_of(plain).boundary_phase is None
+    assert "boundary_field" not in plain.optimizers.optimizers
+    assert "impurity" not in model_of(plain).strategy_state
 
 
 def test_identity_loss_moves_geometry_only_when_asked(trainer: GradisegTrainer) -> None:

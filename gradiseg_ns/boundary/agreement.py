@@ -122,9 +122,9 @@ def agreed_classes(
     count = int(max(labels.max(), classes.max())) + 1 if classes.numel() and len(labels) else 0
     if count < 1 or not bool(both.any()):
         return classes, torch.zeros(0, device=classes.device)
-    table = torch.bincount(
-        classes[both] * count + rendered[both], minlength=count * count
-    ).reshape(count, count)
+    table = torch.bincount(classes[both] * count + rendered[both], minlength=count * count).reshape(
+        count, count
+    )
     common = table.diagonal()
     union = table.sum(dim=0) + table.sum(dim=1) - common
     trusted = common >= min_iou * union

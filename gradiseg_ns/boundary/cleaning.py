@@ -119,7 +119,9 @@ def draw_in(
     Returns:
         means [N, 3] and scales [N, 3], other tensors.
     """
-    halves = torch.where(ends, scales.new_tensor(kept), scales.new_tensor(1.0))  # of r s, before and behind the centre
+    halves = torch.where(
+        ends, scales.new_tensor(kept), scales.new_tensor(1.0)
+    )  # of r s, before and behind the centre
     shrink = halves.mean(dim=-1)
     shift = (halves[..., 1] - halves[..., 0]) / 2 * REACH * scales.exp()
     moved = means + torch.einsum("nij,nj->ni", rotation_matrices(quats), shift)

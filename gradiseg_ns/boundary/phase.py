@@ -33,8 +33,9 @@ class BoundaryConfig:
     """Weight of L_2d over the pixels near edges of the id map, in addition to that over all pixels."""
     focus_photo: float = 1.0
     """Weight of the photo's L1 over these pixels, likewise; without focus there is none."""
-    split: bool = True
-    """Split the boundary Gaussians in two when they are found."""
+    split: float = 0.25
+    """Boundary Gaussians are split in two when they are found, at most that share of all Gaussians; the most
+    ambiguous go first."""
     position_rate: float = 5.0
     """Positions learn that many times faster than their schedule says while boundaries are refined."""
     pixels: int = 490
@@ -83,9 +84,7 @@ class BoundaryPhase:
         """The field's parameters, for an optimizer. The field is made here: only training asks for them."""
         if self.field is None:
             config = self.config
-            self.field = BoundaryField(
-                self.identity_dim, use_rbf=config.rbf, use_hash=config.hash
-            ).to(device)
+            self.field = BoundaryField(self.identity_dim, use_rbf=config.rbf, use_hash=config.hash).to(device)
             self.refiner = BoundaryRefiner(
                 self.field,
                 config.weights,

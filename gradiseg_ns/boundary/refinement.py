@@ -42,7 +42,7 @@ REACH = 2.0
 class RefinerWeights:
     """Weights of the joint losses; the paper does not publish its own."""
 
-    splat: float = 1.0
+    splat: float = 10.0
     """How strongly the joint losses pull the splat: 1 makes one of their pixels count as much as a pixel of the
     photo does. The field, which is pulled by nothing else, gets all of every gradient."""
     align: float = 1.0
@@ -116,7 +116,13 @@ def edge_classes(classes: Tensor, width: int = EDGE) -> Tensor:
 
 @torch.no_grad()
 def sample_rays(
-    camera: rendering.Camera, patches: Patches, depth: Tensor, margin: float, samples: int, *, jitter: bool = True
+    camera: rendering.Camera,
+    patches: Patches,
+    depth: Tensor,
+    margin: float,
+    samples: int,
+    *,
+    jitter: bool = True,
 ) -> Rays:
     """Samples on the rays of pixels, near the surfaces that the pixel's neighbourhood shows.
 

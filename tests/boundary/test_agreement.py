@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.agreement import MIN_SOLID, agreed_classes
+from gradiseg_ns.boundary.agreement import MIN_SOLID, agreed_classes, find_consensus
 from gradiseg_ns.votes.labels import render_classes
 
 from .scenes import LEFT, RIGHT, WALL, board, camera, positions, wall
@@ -26,6 +26,10 @@ class Scene(NamedTuple):
     """[H, W] a map that agrees with it but for an edge."""
 
 
+def agreed(projection: rendering.Projection, labels: Tensor, classes: Tensor, **options: float) -> Tensor:
+    return agreed_classes(projection, labels, classes, **options)[0]
+
+
 @pytest.fixture(scope="module")
 def scene() -> Scene:
     gaussians, labels = wall()
@@ -40,13 +44,13 @@ def scene() -> Scene:
 def test_masks_that_agree_keep_their_own_edges(scene: Scene) -> None:
     projection, labels, rendered, classes = scene
     assert bool((rendered != classes).any())
-    assert torch.equal(agreed_classes(projection, labels, classes), classes)
+    assert torch.equal(agreed(projection, labels, classes), classes)
 
 
 def test_a_switched_mask_is_replaced(scene: Scene) -> None:
     projection, labels, rendered, classes = scene
     switched = torch.where(classes == LEFT, 3, classes)  # an object that no Gaussian belongs to
-    found = agreed_classes(projection, labels, switched)
+    found = agreed(projection, labels, switched)
     touched = (switched == 3) | (rendered == LEFT)
     assert torch.equal(found[touched], rendered[touched])
     assert torch.equal(found[~touched], classes[~touched]), "the others keep theirs, edge and all"
@@ -55,7 +59,7 @@ def test_a_switched_mask_is_replaced(scene: Scene) -> None:
 def test_two_masks_switched_with_each_other(scene: Scene) -> None:
     projection, labels, rendered, classes = scene
     switched = torch.where(classes == LEFT, RIGHT, torch.where(classes == RIGHT, LEFT, classes))
-    found = agreed_classes(projection, labels, switched)
+    found = agreed(projection, labels, switched)
     touched = (switched != WALL) | (rendered != WALL)
     assert torch.equal(found[touched], rendered[touched])
     assert bool((found[~touched] == WALL).all())
@@ -64,7 +68,7 @@ def test_two_masks_switched_with_each_other(scene: Scene) -> None:
 def test_a_missed_mask_is_filled_in(scene: Scene) -> None:
     projection, labels, rendered, classes = scene
     missed = torch.where(classes == LEFT, WALL, classes)
-    found = agreed_classes(projection, labels, missed)
+    found = agreed(projection, labels, missed)
     assert torch.equal(found == LEFT, rendered == LEFT) and bool((found == LEFT).any())
     assert torch.equal(found == RIGHT, classes == RIGHT)
 
@@ -75,7 +79,7 @@ def test_unlabelled_pixels_stay_unlabelled(scene: Scene) -> None:
     holes[::3] = -1
     holes[classes == LEFT] = 3
     holes[20:25, 10:20] = -1  # within the switched mask as well
-    found = agreed_classes(projection, labels, holes)
+    found = agreed(projection, labels, holes)
     assert torch.equal(found < 0, holes < 0)
     assert not bool((found == 3).any())
 
@@ -85,24 +89,81 @@ def test_where_nothing_is_solid_the_map_stays(scene: Scene) -> None:
     switched = torch.where(classes == LEFT, 3, classes)
     gaussians, _ = wall()
     faint = gaussians._replace(opacities=torch.where(labels == LEFT, 0.1, gaussians.opacities))
-    found = agreed_classes(rendering.project(faint, camera()), labels, switched)
+    found = agreed(rendering.project(faint, camera()), labels, switched)
     inside = torch.zeros_like(classes, dtype=torch.bool)
     inside[20:28, 12:20] = True
     assert bool((classes[inside] == LEFT).all())
     assert bool((found[inside] == 3).all())
-    assert torch.equal(agreed_classes(projection, torch.full_like(labels, -1), switched), switched)
+    assert torch.equal(agreed(projection, torch.full_like(labels, -1), switched), switched)
 
 
 def test_how_much_has_to_agree(scene: Scene) -> None:
     projection, labels, rendered, classes = scene
     right_of = positions(camera())[0] > -1.2
     narrow = torch.where((classes == LEFT) & right_of, WALL, classes)  # a third is left
-    assert torch.equal(agreed_classes(projection, labels, narrow, min_iou=0.2), narrow)
-    strict = agreed_classes(projection, labels, narrow, min_iou=0.5)
+    assert torch.equal(agreed(projection, labels, narrow, min_iou=0.2), narrow)
+    strict = agreed(projection, labels, narrow, min_iou=0.5)
     assert torch.equal(strict == LEFT, rendered == LEFT)
 
 
 def test_an_empty_map_comes_back(scene: Scene) -> None:
     projection, labels, _, classes = scene
     nothing = torch.full_like(classes, -1)
-    assert torch.equal(agreed_classes(projection, labels, nothing), nothing)
+    assert torch.equal(agreed(projection, labels, nothing), nothing)
+
+
+def test_the_iou_of_the_masks_comes_along(scene: Scene) -> None:
+    projection, labels, rendered, classes = scene
+    _, iou = agreed_classes(projection, labels, classes)
+    expected = [
+        float(((classes == k) & (rendered == k)).sum() / ((classes == k) | (rendered == k)).sum())
+        for k in (WALL, LEFT, RIGHT)
+    ]
+    assert iou.tolist() == pytest.approx(expected)
+
+
+def consensus_of(maps: list[Tensor], **options: bool) -> tuple[list[Tensor], object]:
+    """Exact maps of the wall from as many cameras, some of them replaced."""
+    gaussians, _ = wall()
+    cameras = [camera(0.1 * i) for i in range(len(maps))]
+    found = find_consensus(
+        lambda view: rendering.project(gaussians, view),
+        lambda: zip(cameras, maps, strict=True),
+        len(gaussians.means),
+        3,
+        **options,
+    )
+    return [found.maps.get(i, own) for i, own in enumerate(maps)], found
+
+
+def exact_maps(count: int) -> list[Tensor]:
+    return [board(*positions(camera(0.1 * i))) for i in range(count)]
+
+
+def test_views_outvote_a_view_that_missed_an_object() -> None:
+    maps = exact_maps(6)
+    spoilt = [torch.where(maps[0] == LEFT, WALL, maps[0]), *maps[1:]]
+    after, found = consensus_of(spoilt)
+    assert list(found.maps) == [0] and 0.005 < found.overruled < 0.05
+    assert float((after[0] == maps[0]).float().mean()) > 0.98, "all but an edge of a pixel"
+    assert found.sharp, "the others agree to the pixel"
+
+
+def test_votes_are_taken_again_without_what_was_overruled() -> None:
+    maps = exact_maps(6)
+    spoilt = [torch.where(m == LEFT, WALL, m) if i < 2 else m for i, m in enumerate(maps)]
+    _, found = consensus_of(spoilt)
+    _, exact = consensus_of(maps)
+    _, untouched = consensus_of(spoilt, agree=False)
+    assert not untouched.maps
+    left = untouched.labels == LEFT
+    inside = left & (exact.ambiguity.impurity < 0.01)
+    assert bool(inside.any())
+    assert float(untouched.ambiguity.impurity[inside].min()) > 0.6, "a third of the views says otherwise"
+    assert float(found.ambiguity.impurity[inside].max()) < 0.3
+
+
+def test_edges_that_move_from_view_to_view_are_not_sharp() -> None:
+    maps = [torch.roll(m, (-4, 4)[i % 2], dims=1) for i, m in enumerate(exact_maps(6))]
+    _, found = consensus_of(maps)
+    assert not found.sharp and found.typical_iou > 0.5
