@@ -1,6 +1,9 @@
-"""The paper's table 4 on any scene: neither, IGD only, LA-KNN only, both. Trains, evaluates, prints.
+"""GradiSeg's table 4 on any scene (neither, IGD only, LA-KNN only, both), and the boundary refiner part by part. Trains,
+evaluates, prints.
 
     python benchmarks/ablation.py --data SCENE --masks-dir noisy_mask --eval-masks-dir object_mask --seeds 0 1
+
+    python benchmarks/ablation.py --data SCENE --rows boundary-off boundary boundary-no-field --fork-at 0.666
 
 Figures are of the held-out views. ``--jobs 2`` trains two rows at once with half of the threads each, which gives
 two cores more to do than one training can use. Results are appended to ``--output`` as JSON lines as they come.
@@ -85,6 +88,8 @@ class Ablation:
                 "pipeline.datamanager.masks_dir": self.masks_dir,
                 "pipeline.datamanager.eval_masks_dir": self.eval_masks_dir,
                 "pipeline.model.metrics_ignore_ids": list(self.ignore_ids),
+                # The other rows are GradiSeg's, which has no refiner.
+                **({} if row.startswith("boundary") else {"pipeline.model.boundary_refiner": False}),
                 **ROWS[row],
                 **{k: json.loads(v) for k, v in (option.split("=", 1) for option in self.options)},
             },

@@ -47,6 +47,7 @@ class HeadStart:
                     options = {
                         "pipeline.model.start_from": self.splat,
                         "pipeline.model.schedule.votes_at": 0.0 if votes else 1.0,
+                        "pipeline.model.boundary_refiner": False,
                         "pipeline.model.metrics_ignore_ids": self.ignore_ids,
                         "pipeline.datamanager.masks_dir": self.masks_dir,
                         "pipeline.datamanager.eval_masks_dir": self.eval_masks_dir,

@@ -3,7 +3,7 @@
     python benchmarks/training.py --data SCENE [--device cuda] [--gaussians 1000000]
 
 On CUDA `gradiseg` is compared with nerfstudio's own `splatfacto`; on a CPU, where splatfacto does not run, with
-itself with identities off. Both hold the same number of Gaussians at full resolution, nothing is densified, and the
+itself with identities off; with ``--refiner``, gradiseg while it refines boundaries with gradiseg that does not. Both hold the same number of Gaussians at full resolution, nothing is densified, and the
 two take turns in blocks of iterations, so that a machine whose speed drifts drifts for both.
 """
 
@@ -42,15 +42,24 @@ class Training:
     masks_dir: str = "object_mask"
     phase: float = 0.7
     """Where in the schedule to measure, as a fraction of the run: 0.45 is IGD, 0.7 LA-KNN, 0.2 the global KNN."""
+    refiner: bool = False
+    """Measure the boundary refiner instead, against gradiseg without it."""
     options: tuple[str, ...] = ()
-    """Options of gradiseg as path=JSON."""
+    """Options of gradiseg as path=JSON, such as 'pipeline.model.start_from="RUN"' for the Gaussians of a trained run."""
     output: Path | None = None
     """Write the figures as JSON."""
 
     def main(self) -> None:
-        methods = {"gradiseg": self._gradiseg(True)}
-        reference = "splatfacto" if self.device == "cuda" else "gradiseg, identities off"
-        methods[reference] = self._splatfacto() if self.device == "cuda" else self._gradiseg(False)
+        methods = {"gradiseg": self._gradiseg(refiner=self.refiner)}
+        if self.refiner:
+            reference = "gradiseg, refiner off"
+            methods[reference] = self._gradiseg()
+        elif self.device == "cuda":
+            reference = "splatfacto"
+            methods[reference] = self._splatfacto()
+        else:
+            reference = "gradiseg, identities off"
+            methods[reference] = self._gradiseg(identity=False)
         times: dict[str, list[float]] = {name: [] for name in methods}
         memory: dict[str, float] = {}
         for block in range(self.blocks + 1):
@@ -80,12 +89,13 @@ class Training:
         trainer.next_step = round(self.phase * 30_000)
         return trainer
 
-    def _gradiseg(self, identity: bool) -> Any:
+    def _gradiseg(self, *, identity: bool = True, refiner: bool = False) -> Any:
         from gradiseg_ns import runs
 
         options: dict[str, Any] = {
             "pipeline.datamanager.masks_dir": self.masks_dir,
             "pipeline.model.identity": identity,
+            "pipeline.model.boundary_refiner": refiner,
             "pipeline.model.igd_budget": 0.0,
             **{key: json.loads(value) for key, value in (o.split("=", 1) for o in self.options)},
         }

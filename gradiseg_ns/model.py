@@ -844,8 +844,8 @@ class GradisegModel(SplatfactoModel):
     # ------------------------------------------------------------------ pruning
 
     @torch.no_grad()
-    def views_seen(self, cameras: Cameras) -> Tensor:
-        """How many of some views see each Gaussian: int64 [N].
+    def views_seen(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        """How many of some views see each Gaussian, int64 [N], and the weight it has in all of them, in pixels [N].
 
         A view sees what has a blending weight in it, sum_p w_i(p) > MIN_WEIGHT: with the colour's gradient of the
         masked-gradients paper (arXiv 2409.11681) it is the same sum.
@@ -853,22 +853,28 @@ class GradisegModel(SplatfactoModel):
         gaussians, _ = self._gaussians(None)
         antialiased = self.config.rasterize_mode == "antialiased"
         count = torch.zeros(self.num_points, dtype=torch.int64, device=self.device)
+        total = torch.zeros(self.num_points, device=self.device)
         for index in range(len(cameras)):
             view = self._camera(cameras[index : index + 1].to(self.device))
             ones = torch.ones(view.height, view.width, 1, device=self.device)
-            weight = rendering.backproject(gaussians, view, ones, antialiased=antialiased)
-            count += weight[:, 0] > MIN_WEIGHT
-        return count
+            weight = rendering.backproject(gaussians, view, ones, antialiased=antialiased)[:, 0]
+            count += weight > MIN_WEIGHT
+            total += weight
+        return count, total
 
     def prune_rarely_seen(self, cameras: Cameras, step: int) -> None:
-        """After a training step: remove what fewer than ``prune_min_views`` of the training views see."""
+        """After a training step: remove what fewer than ``prune_min_views`` of the training views see; at the end of a run
+        with the boundary refiner also what all of them together hardly see, hidden in objects or under them."""
         every, last = self.schedule.prune_unseen_every, step + 1 == self.schedule.length
         if not every or ((step + 1) % every and not last):
             return
         needed = min(self.config.prune_min_views, len(cameras) - 1)
         if needed < 1:
             return
-        rare = self.views_seen(cameras) < needed
+        count, total = self.views_seen(cameras)
+        rare = count < needed
+        if last and self.boundary_phase is not None:
+            rare |= total < self.config.boundary.hidden
         if bool(rare.any()) and not bool(rare.all()):
             remove(
                 params=self.gauss_params,

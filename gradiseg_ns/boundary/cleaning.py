@@ -4,8 +4,7 @@
 black it is a spike. The ends of each axis, mu +- r s_a R_a, are projected into every view that sees the Gaussian with its own
 object at its centre. An end that lies in another object's pixels in most views is drawn in.
 
-*Hidden Gaussians.* What no view constrains lies inside of objects or under them, with any size, colour and label. It is
-found by its votes: a total weight of next to nothing.
+Hidden Gaussians, which no view constrains, are removed by their weight in all views (``GradisegModel.prune_rarely_seen``).
 """
 
 from __future__ import annotations

@@ -38,6 +38,9 @@ class BoundaryConfig:
     ambiguous go first."""
     position_rate: float = 5.0
     """Positions learn that many times faster than their schedule says while boundaries are refined."""
+    hidden: float = 0.3
+    """Gaussians in which all training views together have less weight, in pixels, are removed at the end of the run. They
+    lie in objects or under them, and a cut-out would show them."""
     pixels: int = 490
     """Budget of boundary pixels a step, rendered from the field; in patches of 7x7."""
     samples: int = 8
