@@ -19,9 +19,11 @@ from gradiseg_ns.boundary.refinement import (
     alignment_loss,
     continuity_loss,
     draw_patches,
+    edge_classes,
     identity_alignment_loss,
     mask_loss,
     sample_rays,
+    shared,
 )
 
 from ..rendering.scenes import random_camera
@@ -411,3 +413,38 @@ def test_budgets_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="boundary pixels"):
         BoundaryRefiner(field, pixels=PATCH * PATCH - 1)
     assert BoundaryRefiner(field, pixels=3 * PATCH * PATCH - 1).patches == 2
+
+
+def test_an_edge_is_where_a_window_shows_two_classes() -> None:
+    classes = torch.zeros(9, 12, dtype=torch.int64)
+    classes[:, 6:] = 3
+    classes[0, 0] = -1
+    edges = edge_classes(classes, 5)
+    kept = edges >= 0
+    assert kept[4].nonzero()[:, 0].tolist() == [4, 5, 6, 7]
+    assert torch.equal(edges[kept], classes[kept])
+    assert int(edges[0, 0]) == -1
+    assert not bool((edge_classes(torch.full((5, 5), 2)) >= 0).any())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_gradient_goes_through(share: float) -> None:
+    values = torch.randn(5, requires_grad=True)
+    passed = shared(values, share)
+    torch.testing.assert_close(passed, values)
+    (passed * 2 + values * 0).sum().backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, torch.full((5,), 2 * share))
+
+
+def test_the_splat_is_pulled_as_strongly_as_asked(scene: Scene) -> None:
+    pulls = []
+    for splat in (1.0, 4.0, 0.0):
+        refiner = _refiner(scene, weights=RefinerWeights(splat=splat))
+        torch.manual_seed(1)
+        total = torch.stack(list(scene.losses(refiner).values())).sum()
+        leaves = (scene.rgb, refiner.field.hash.hash_table)
+        own, fields = torch.autograd.grad(total, leaves, allow_unused=True)
+        pulls.append(0.0 if own is None else float(own.norm()))
+        assert fields is not None and bool(fields.any()), "the field gets all of it"
+    assert pulls[2] == 0.0 < pulls[0] and pulls[1] == pytest.approx(4 * pulls[0], rel=1e-3)

@@ -83,6 +83,18 @@ def test_halves_keep_centre_and_second_moment(rule: str) -> None:
     assert torch.equal(params["means"][:2], before["means"][~mask])
 
 
+def test_a_given_axis_goes_before_the_rule() -> None:
+    params, optimizers = make(4)
+    quats, scales = params["quats"].detach().clone(), params["scales"].detach().clone()
+    mask, axis = torch.tensor([False, True, False, True]), torch.tensor([0, 2, 1, 0])
+    split_in_two(params, optimizers, state_of(4), mask, "sample", axis)
+    offset = params["means"][2:4] - params["means"][4:6]
+    own = rotation_matrices(quats)[mask].gather(2, axis[mask][:, None, None].expand(-1, 3, 1))[..., 0]
+    torch.testing.assert_close(torch.linalg.cross(offset, own), torch.zeros(2, 3), atol=1e-5, rtol=0)
+    shrunk = params["scales"][2:4] < scales[mask] - 1e-6
+    assert shrunk.sum(dim=1).tolist() == [1, 1] and shrunk.int().argmax(dim=1).tolist() == [2, 0]
+
+
 @pytest.mark.parametrize("rule", ["sample", "major_axis", "boundary_axis"])
 def test_optimizers_and_state_follow_a_split(rule: str) -> None:
     params, optimizers = make(5)
