@@ -65,7 +65,9 @@ def test_eval_writes_valid_json_and_a_table(config: Path, tmp_path: Path) -> Non
         "eval", "--load-config", config, "--output-path", output, "--render-output-path", tmp_path / "renders"
     )
     results = json.loads(output.read_text(), parse_constant=refuse)["results"]
-    assert {"psnr", "ssim", "fps", "gaussian_count", "miou", "mbiou", "mbiou_fine", "extracted_biou"} <= set(results)
+    assert {"psnr", "ssim", "fps", "gaussian_count", "miou", "mbiou", "mbiou_fine", "extracted_biou"} <= set(
+        results
+    )
     assert 0 <= results["miou"] <= 100 and 0 <= results["extracted_biou"] <= 100
     table = (tmp_path / "metrics_objects.csv").read_text()
     assert "blue ball" in table
