@@ -669,15 +669,14 @@ class GradisegModel(SplatfactoModel):
         config, phase = self.config.boundary, self.boundary_phase
         gaussians, _ = self._gaussians(None)
 
-        def project(view: rendering.Camera) -> rendering.Projection:
-            return rendering.project(gaussians, view, antialiased=self.config.rasterize_mode == "antialiased")
+        antialiased = self.config.rasterize_mode == "antialiased"
 
         def maps() -> Iterator[tuple[rendering.Camera, Tensor]]:
             for camera, id_map in views:
                 yield self._camera(camera), self.objects.classes_of(id_map[..., 0].to(self.device))
 
         found = find_consensus(
-            project, maps, self.num_points, len(self.objects.ids), self.device,
+            gaussians, maps, len(self.objects.ids), antialiased=antialiased,
             agree=config.agree and phase is not None,
         )  # fmt: skip
         self.strategy_state["impurity"] = found.ambiguity.measured(config.measure)
@@ -692,7 +691,7 @@ class GradisegModel(SplatfactoModel):
 
         def seen() -> Iterator[tuple[rendering.Camera, Tensor, Tensor]]:
             for index, (view, classes) in enumerate(maps()):
-                projection = project(view)
+                projection = rendering.project(gaussians, view, antialiased=antialiased)
                 (depth,), alpha = rendering.rasterize(projection, [projection.depths[0][:, None]])
                 agreed = found.maps[index].long() if index in found.maps else classes
                 yield view, agreed.to(self.device), (depth / alpha.clamp(min=1e-10))[..., 0]

@@ -115,7 +115,12 @@ class GradisegPipeline(VanillaPipeline):
         if phase is None or since < 0 or (phase.found and not due):
             return
         model.eval()  # at full resolution
-        model.refresh_boundary(list(self._training_views()), change=due)
+        found = model.refresh_boundary(list(self._training_views()), change=due)
+        CONSOLE.print(
+            f"[bold]Boundaries[/bold] {len(phase.points or ())} of {model.num_points} Gaussians; "
+            f"{found.overruled:.1%} of the labelled pixels overruled; the maps' edges "
+            + ("agree" if found.sharp else "do not agree with each other, and are not focused on")
+        )
         model.train()
 
     def _associate(self, trainer: Any) -> None:

@@ -282,6 +282,28 @@ def test_boundaries_are_refined_in_the_last_third(trainer: GradisegTrainer) -> N
     assert float(shown[edge].mean()) > 1.5 * float(shown[~edge].mean())
 
 
+def test_splits_at_the_boundary_keep_to_their_budget(scene: Path, tmp_path: Path) -> None:
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=12, device="cpu")
+    trainer = runs.train(config)[0]
+    model = model_of(trainer)
+    count = model.num_points
+    model.strategy_state["impurity"] = torch.linspace(0, 1, count)
+    model.config.boundary.split, model.config.boundary.tau = 0.1, 0.6
+    ends = torch.zeros(count, 3, 2, dtype=torch.bool)
+    ends[:3, 1, 0] = True  # these stick out along their second axis, and are not ambiguous
+    before = model.means.detach().clone()
+    model._sharpen(ends)
+    split = round(0.1 * count) + 3
+    assert model.num_points == count + split
+    assert all(len(p) == count + split for p in model.gauss_params.values())
+    kept = torch.ones(count, dtype=torch.bool)
+    kept[:3] = kept[-round(0.1 * count) :] = False
+    assert torch.equal(model.means[: int(kept.sum())], before[kept]), "the most ambiguous are split"
+    model.config.boundary.overshoot, model.config.boundary.split = "off", 0.0
+    model._sharpen(torch.ones(model.num_points, 3, 2, dtype=torch.bool))
+    assert model.num_points == count + split
+
+
 def test_evaluation_needs_no_field(trainer: GradisegTrainer, tmp_path: Path) -> None:
     path = checkpoint(trainer)
     state = torch.load(path, weights_only=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.detection import Ambiguity, AmbiguityAccumulator
+from gradiseg_ns.boundary.detection import Ambiguity, ambiguity
 from gradiseg_ns.votes.labels import majority, render_classes
 
 MIN_IOU = 0.8
@@ -56,39 +56,36 @@ class Consensus:
 
 @torch.no_grad()
 def find_consensus(
-    project: Callable[[rendering.Camera], rendering.Projection],
+    gaussians: rendering.Gaussians,
     views: Callable[[], Iterable[tuple[rendering.Camera, Tensor]]],
-    count: int,
     classes: int,
-    device: torch.device | str = "cpu",
     *,
+    antialiased: bool = False,
     agree: bool = True,
     min_iou: float = MIN_IOU,
 ) -> Consensus:
     """Ambiguities, labels and agreed maps, from one or two rounds of votes.
 
     Args:
-        project: the N Gaussians as a camera sees them.
+        gaussians: N Gaussians.
         views: gives cameras with their maps of classes [H, W] (negative: no label), anew at every call.
-        count: N.
         classes: K.
-        device: of the Gaussians.
+        antialiased: as in `rendering.project`.
         agree: overrule masks; False takes all maps as they are.
         min_iou: see :func:`agreed_classes`.
     """
 
     def vote(maps: dict[int, Tensor]) -> Ambiguity:
-        accumulator = AmbiguityAccumulator(count, classes, device)
-        for index, (camera, own) in enumerate(views()):
-            accumulator.add(project(camera), maps.get(index, own))
-        return accumulator.result()
+        agreed = ((camera, maps.get(index, own)) for index, (camera, own) in enumerate(views()))
+        return ambiguity(gaussians, agreed, classes, antialiased=antialiased)
 
     def overrule(found: Ambiguity) -> Consensus:
         labels = majority(found.votes).classes
         maps, changed, labelled = {}, 0, 0
         displacements: list[Tensor] = []
         for index, (camera, own) in enumerate(views()):
-            agreed, displacement = agreed_classes(project(camera), labels, own, min_iou=min_iou)
+            projection = rendering.project(gaussians, camera, antialiased=antialiased)
+            agreed, displacement = agreed_classes(projection, labels, own, min_iou=min_iou)
             bound = max(SHARP[0], SHARP[1] * math.hypot(camera.width, camera.height))
             displacements.append(displacement / bound)
             different = int((agreed != own).sum())

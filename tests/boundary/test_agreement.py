@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.agreement import MIN_SOLID, agreed_classes, find_consensus
+from gradiseg_ns.boundary.agreement import MIN_SOLID, Consensus, agreed_classes, find_consensus
 from gradiseg_ns.votes.labels import render_classes
 
 from .scenes import LEFT, RIGHT, WALL, board, camera, positions, wall
@@ -124,17 +124,11 @@ def test_the_displacement_of_the_edges_comes_along(scene: Scene) -> None:
     assert found[LEFT] == pytest.approx(expected, rel=1e-6)
 
 
-def consensus_of(maps: list[Tensor], **options: bool) -> tuple[list[Tensor], object]:
+def consensus_of(maps: list[Tensor], **options: bool) -> tuple[list[Tensor], Consensus]:
     """Exact maps of the wall from as many cameras, some of them replaced."""
     gaussians, _ = wall()
     cameras = [camera(0.1 * i) for i in range(len(maps))]
-    found = find_consensus(
-        lambda view: rendering.project(gaussians, view),
-        lambda: zip(cameras, maps, strict=True),
-        len(gaussians.means),
-        3,
-        **options,
-    )
+    found = find_consensus(gaussians, lambda: zip(cameras, maps, strict=True), 3, **options)
     return [found.maps.get(i, own) for i, own in enumerate(maps)], found
 
 

@@ -1,0 +1,72 @@
+"""The ablation's command: its rows are options that exist, and forked rows start from their trunk."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gradiseg_ns import runs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def ablation() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ablation", ROOT / "benchmarks" / "ablation.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+
+    sys.modules["ablation"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_row_is_made_of_options_that_exist(ablation: ModuleType, tmp_path: Path) -> None:
+    for row, options in ablation.ROWS.items():
+        config = runs.make_config("gradiseg-lite", tmp_path, tmp_path, device="cpu", options=options)
+        for path, value in options.items():
+            found: Any = config
+            for part in path.split("."):
+                found = getattr(found, part)
+            assert found == value, row
+
+
+def test_forked_rows_start_from_the_first_of_their_seed(
+    ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[dict[str, Any]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        job = json.loads(command[-1])
+        jobs.append(job)
+        result = {**job, "run": f"runs/{job['row']}/{job['seed']}", "mbiou": 50.0}
+        _["stdout"].write("RESULT " + json.dumps(result) + "\n")
+        return type("Done", (), {"returncode": 0})
+
+    monkeypatch.setattr(ablation.subprocess, "run", run)
+    ablation.Ablation(
+        data=tmp_path,
+        rows=("boundary-off", "boundary", "both"),
+        seeds=(0, 1),
+        fork_at=0.5,
+        output=tmp_path / "out" / "results.jsonl",
+    ).main()
+    found = {(job["row"], job["seed"]): job for job in jobs}
+    assert len(found) == len(jobs) == 6
+    for seed in (0, 1):
+        assert found["boundary-off", seed]["trunk"] is None
+        assert found["boundary", seed]["trunk"] == f"runs/boundary-off/{seed}"
+        options = found["both", seed]["options"]
+        assert options["pipeline.model.boundary_refiner"] is False, "the paper's rows have no refiner"
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_fork_outside_of_the_run_is_refused(ablation: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"--fork-at 1\.5"):
+        ablation.Ablation(data=tmp_path, fork_at=1.5).main()
