@@ -2,8 +2,8 @@
 
     python benchmarks/closeup.py --runs OFF ON --names "refiner off" "refiner on" --view 3 --box 120 200 160 120
 
-A row a run: the photo, the render, the segmentation, and an object alone on black, all cropped to the box and enlarged
-without smoothing. The view is a held-out one unless --split is train.
+A row a run: the photo, the render, the segmentation, an object alone on black, and the boundary's heat map (black in a run
+without the refiner), all cropped to the box and enlarged without smoothing. The view is a held-out one unless --split is train.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CloseUp:
         rows = [self._row(run, name) for run, name in zip(self.runs, names, strict=True)]
         self.output.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows)).save(self.output, quality=92)
-        print(f"{self.output}: photo, render, segmentation, the object alone; a row a run")
+        print(f"{self.output}: photo, render, segmentation, the object alone, boundary; a row a run")
 
     def _row(self, run: Path, name: str) -> np.ndarray:
         from nerfstudio.utils.eval_utils import eval_setup
@@ -73,7 +73,8 @@ class CloseUp:
             if chosen is None:
                 chosen = max(known, key=lambda k: int((inside == k).sum()))
             _, alpha, _ = next(model.cut_outs(camera, [chosen]))
-        panels = [photo[..., :3], outputs["rgb"], outputs["segmentation"], alpha[..., None].expand(-1, -1, 3)]
+        alone = alpha[..., None].expand(-1, -1, 3)
+        panels = [photo[..., :3], outputs["rgb"], outputs["segmentation"], alone, outputs["boundary"]]
         tiles = [self._enlarge(self._crop(panel.cpu())) for panel in panels]
         picture = Image.fromarray(np.concatenate(tiles, axis=1))
         ImageDraw.Draw(picture).text((6, 4), name, fill="white", stroke_width=2, stroke_fill="black")

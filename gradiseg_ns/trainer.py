@@ -101,7 +101,12 @@ class GradisegTrainerConfig(TrainerConfig):
 
     def save_config(self) -> None:
         self.resolve()
-        super().save_config()
+        # ns-eval and its like would look for the step that was resumed from among this run's own checkpoints.
+        step, self.load_step = self.load_step, None
+        try:
+            super().save_config()
+        finally:
+            self.load_step = step
 
     def setup(self, **kwargs: Any) -> Any:
         self.resolve()

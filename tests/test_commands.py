@@ -77,10 +77,11 @@ def test_eval_writes_valid_json_and_a_table(config: Path, tmp_path: Path) -> Non
 def test_render_dataset(config: Path, tmp_path: Path) -> None:
     run(
         "render", "dataset", "--load-config", config, "--output-path", tmp_path,
-        "--rendered-output-names", "rgb", "segmentation", "identity",
+        "--rendered-output-names", "rgb", "segmentation", "identity", "boundary",
     )  # fmt: skip
     images = sorted(tmp_path.rglob("*.jpg"))
-    assert [path.parent.name for path in images] == 2 * ["identity"] + 2 * ["rgb"] + 2 * ["segmentation"]
+    names = ("boundary", "identity", "rgb", "segmentation")
+    assert [path.parent.name for path in images] == [name for name in names for _ in range(2)]
     assert all(np.asarray(Image.open(path)).std() > 1 for path in images)
 
 

@@ -147,7 +147,11 @@ def resumed(
         tmp_path,
         steps=steps,
         device="cpu",
-        options={"load_dir": trainer.checkpoint_dir, "pipeline.model.prune_min_views": 0},
+        options={
+            "load_dir": trainer.checkpoint_dir,
+            "load_step": STEPS - 1,
+            "pipeline.model.prune_min_views": 0,
+        },
     )
     for key, value in options.items():
         setattr(config.pipeline.datamanager, key, value)
@@ -333,6 +337,10 @@ def test_resuming_in_the_last_third_finds_the_boundary_again(
     again = resumed(trainer, scene, tmp_path, 3)
     phase = model_of(again).boundary_phase
     assert phase is not None and phase.found and phase.points is not None
+    assert model_of(again).num_points == model_of(trainer).num_points, "splits have their own times"
+    _, pipeline, _, step = eval_setup(again.base_dir / "config.yml", test_mode="test")
+    assert step == STEPS + 2, "its own last checkpoint"
+    assert isinstance(pipeline.model, GradisegModel)
 
 
 def test_without_the_refiner_it_is_plain_gradiseg(scene: Path, tmp_path: Path) -> None:
