@@ -334,12 +334,12 @@ def test_evaluation_needs_no_field(trainer: GradisegTrainer, tmp_path: Path) -> 
 def test_resuming_in_the_last_third_finds_the_boundary_again(
     trainer: GradisegTrainer, scene: Path, tmp_path: Path
 ) -> None:
-    again = resumed(trainer, scene, tmp_path, 3)
+    again = resumed(trainer, scene, tmp_path, 5)
     phase = model_of(again).boundary_phase
     assert phase is not None and phase.found and phase.points is not None
     assert model_of(again).num_points == model_of(trainer).num_points, "splits have their own times"
     _, pipeline, _, step = eval_setup(again.base_dir / "config.yml", test_mode="test")
-    assert step == STEPS + 2, "its own last checkpoint"
+    assert step == STEPS + 4, "its own last checkpoint"
     assert isinstance(pipeline.model, GradisegModel)
 
 
