@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +332,24 @@ def test_evaluation_needs_no_field(trainer: GradisegTrainer, tmp_path: Path) -> 
         found = pipeline.get_average_eval_image_metrics(get_std=True)
     for name in ("psnr", "ssim", "miou", "mbiou", "mbiou_fine", "extracted_biou"):
         assert found[name] == pytest.approx(expected[name], rel=1e-6)
+
+
+@pytest.mark.gpu
+def test_what_cuda_refined_a_cpu_evaluates_to_the_same(scene: Path, tmp_path: Path) -> None:
+    """With tinycudann where it is installed; the process that evaluates sees neither it nor a GPU."""
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=150, device="cuda")
+    trainer = runs.train(config)[0]
+    assert model_of(trainer).boundary_phase is not None
+    expected = runs.evaluate(trainer)
+    output = tmp_path / "cpu.json"
+    command = [sys.executable, "-c", "import sys; sys.modules['tinycudann'] = None; "
+               "from nerfstudio.scripts.eval import entrypoint; entrypoint()",
+               "--load-config", str(trainer.base_dir / "config.yml"), "--output-path", str(output)]  # fmt: skip
+    subprocess.run(command, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=600)
+    found = json.loads(output.read_text())["results"]
+    assert found["psnr"] == pytest.approx(expected["psnr"], abs=0.05)
+    for name in ("miou", "mbiou", "mbiou_fine", "extracted_biou"):
+        assert found[name] == pytest.approx(expected[name], abs=0.5), name
 
 
 def test_resuming_in_the_last_third_finds_the_boundary_again(
