@@ -595,16 +595,10 @@ class GradisegModel(SplatfactoModel):
             losses["identity_loss"] = self.config.identity_loss_weight * identity_loss(
                 identity_map, classes, self.classifier, max_pixels=self.config.identity_pixels
             )
-            if self._refining and self.boundary_phase is not None and self.boundary_phase.sharp:
-                edges = edge_classes(classes)
-                losses["boundary_focus"] = self.config.boundary.focus * identity_loss(
-                    identity_map, edges, self.classifier
-                )
-                difference = (outputs["rgb"] - self._photo(outputs, batch)).abs()[edges >= 0]
-                if len(difference):
-                    losses["boundary_focus_photo"] = self.config.boundary.focus_photo * difference.mean()
-            if outputs.boundary_view is not None:
-                losses.update(self._boundary_losses(outputs, batch, classes))
+            if self._refining:
+                photo = self._photo(outputs, batch)
+                losses.update(self._focus_losses(outputs, photo, classes))
+                losses.update(self._field_losses(outputs, photo, classes, batch))
         if self.training and self.config.neighbor_loss_weight > 0:
             losses["neighbor_loss"] = self.config.neighbor_loss_weight * self.neighbor_loss()
         return losses
@@ -631,9 +625,23 @@ class GradisegModel(SplatfactoModel):
             photo = torch.where(mask, photo, outputs["rgb"].detach())
         return photo
 
-    def _boundary_losses(self, outputs: Any, batch: Any, classes: Tensor) -> dict[str, Tensor]:
-        """The boundary refiner's losses of a step."""
-        assert self.boundary_phase is not None
+    def _focus_losses(self, outputs: Any, photo: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        """L_2d and the photo's L1 over the pixels near edges, where the maps' edges agree."""
+        config = self.config.boundary
+        if self.boundary_phase is None or not self.boundary_phase.sharp or config.focus <= 0:
+            return {}
+        edges = edge_classes(classes)
+        identity = identity_loss(outputs.identity_map, edges, self.classifier)
+        losses = {"boundary_focus": config.focus * identity}
+        difference = (outputs["rgb"] - photo).abs()[edges >= 0]
+        if len(difference):
+            losses["boundary_focus_photo"] = config.focus_photo * difference.mean()
+        return losses
+
+    def _field_losses(self, outputs: Any, photo: Tensor, classes: Tensor, batch: Any) -> dict[str, Tensor]:
+        """The continuous field's losses, none in the steps between."""
+        if self.boundary_phase is None or outputs.boundary_view is None:
+            return {}
         camera, seen = outputs.boundary_view
         if "mask" in batch:
             mask = self._downscale_if_required(batch["mask"]).to(self.device)[..., 0] > 0.5
@@ -648,7 +656,7 @@ class GradisegModel(SplatfactoModel):
             depth=outputs["depth"][..., 0],
             identity=outputs.identity_map,
             background=outputs["background"],
-            photo=self._photo(outputs, batch),
+            photo=photo,
             classes=classes,
             classifier=self.classifier,
             colors=dc.sigmoid() if self.config.sh_degree == 0 else SH2RGB(dc),

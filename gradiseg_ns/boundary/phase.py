@@ -46,7 +46,7 @@ class BoundaryConfig:
     samples: int = 8
     """Samples on a ray."""
     field: bool = True
-    """Train the continuous field along; without, what is left are agreement, drawing in and focus."""
+    """Train the continuous field along; without, what is left are agreement, splits and focus."""
     every: int = 2
     """The field takes part in every so many steps."""
     neighbors: int = 8
