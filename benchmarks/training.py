@@ -177,7 +177,9 @@ class Training:
         neighbor: float,
         count: int,
     ) -> None:
-        median = {name: statistics.median(values) * 1e3 for name, values in times.items()}
+        # The field takes part in some steps only, which a median would hide.
+        typical = statistics.fmean if self.refiner else statistics.median
+        median = {name: typical(values) * 1e3 for name, values in times.items()}
         fps = {name: statistics.median(values) for name, values in frames.items()}
         device = (
             torch.cuda.get_device_name()

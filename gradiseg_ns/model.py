@@ -691,7 +691,7 @@ class GradisegModel(SplatfactoModel):
         self.strategy_state["vote_class"] = found.labels
         if phase is None:
             return found
-        phase.sharp = found.sharp
+        phase.sharp = found.sharp if config.edges == "auto" else config.edges == "sharp"
         phase.agreed = {
             index: self.objects.ids_of(classes).to(views[index][1].dtype)[..., None]
             for index, classes in found.maps.items()

@@ -118,8 +118,9 @@ class GradisegPipeline(VanillaPipeline):
         found = model.refresh_boundary(list(self._training_views()), change=due)
         CONSOLE.print(
             f"[bold]Boundaries[/bold] {len(phase.points or ())} of {model.num_points} Gaussians; "
-            f"{found.overruled:.1%} of the labelled pixels overruled; the maps' edges "
-            + ("agree" if found.sharp else "do not agree with each other, and are not focused on")
+            f"{found.overruled:.1%} of the labelled pixels overruled; edges "
+            + ("are" if phase.sharp else "are not")
+            + f" focused on (the maps' lie {found.displacement:.2f} times the bound from what the views agree on)"
         )
         model.train()
 

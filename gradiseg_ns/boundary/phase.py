@@ -27,6 +27,9 @@ class BoundaryConfig:
     """Where the votes of all views overrule a mask, its pixels get the label that the views agree on."""
     overshoot: Literal["split", "draw_in", "off"] = "split"
     """What is done with the axes of Gaussians that stick out of their object in most views."""
+    edges: Literal["auto", "sharp", "rough"] = "auto"
+    """Whether the id maps' edges are worth being sharp about: `auto` compares them with what the views agree on. Say
+    `sharp` where they are exact and the splat is coarse."""
     geometry: float | None = None
     """identity-geometry while boundaries are refined; as before unless given."""
     focus: float = 1.0
@@ -47,7 +50,7 @@ class BoundaryConfig:
     """Samples on a ray."""
     field: bool = True
     """Train the continuous field along; without, what is left are agreement, splits and focus."""
-    every: int = 2
+    every: int = 4
     """The field takes part in every so many steps."""
     neighbors: int = 8
     """K: boundary Gaussians that a sample is interpolated from."""
@@ -66,7 +69,7 @@ class BoundaryPhase:
 
     Attributes:
         points: the boundary Gaussians of now; None before they were found, or if there are fewer than two.
-        sharp: whether the maps' edges agree with each other.
+        sharp: whether the maps' edges are focused on.
         found: whether they were looked for in this process.
         agreed: id maps [H, W, 1] by index of the training view, where the votes overruled the given ones.
     """
