@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 
 @dataclass
@@ -33,6 +33,8 @@ class CloseUp:
     split: Literal["test", "train"] = "test"
     object_id: int | None = None
     """The object that is cut out; the one with the most pixels in the box unless given."""
+    photo: bool = True
+    """Show the photo too."""
     scale: int = 4
     """A pixel becomes so many squared."""
     output: Path = Path("closeup.png")
@@ -44,7 +46,9 @@ class CloseUp:
         rows = [self._row(run, name) for run, name in zip(self.runs, names, strict=True)]
         self.output.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.concatenate(rows)).save(self.output, quality=92)
-        print(f"{self.output}: photo, render, segmentation, the object alone, boundary; a row a run")
+        print(
+            f"{self.output}: {'photo, ' if self.photo else ''}render, segmentation, the object alone, boundary; a row a run"
+        )
 
     def _row(self, run: Path, name: str) -> np.ndarray:
         from nerfstudio.utils.eval_utils import eval_setup
@@ -75,9 +79,11 @@ class CloseUp:
             _, alpha, _ = next(model.cut_outs(camera, [chosen]))
         alone = alpha[..., None].expand(-1, -1, 3)
         panels = [photo[..., :3], outputs["rgb"], outputs["segmentation"], alone, outputs["boundary"]]
+        panels = panels if self.photo else panels[1:]
         tiles = [self._enlarge(self._crop(panel.cpu())) for panel in panels]
         picture = Image.fromarray(np.concatenate(tiles, axis=1))
-        ImageDraw.Draw(picture).text((6, 4), name, fill="white", stroke_width=2, stroke_fill="black")
+        font = ImageFont.load_default(14)
+        ImageDraw.Draw(picture).text((6, 4), name, "white", font, stroke_width=2, stroke_fill="black")
         return np.asarray(picture)
 
     def _crop(self, values: torch.Tensor) -> torch.Tensor:

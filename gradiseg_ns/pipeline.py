@@ -111,7 +111,7 @@ class GradisegPipeline(VanillaPipeline):
         model = self.model
         schedule, phase = model.schedule, model.boundary_phase
         since = step - schedule.refine_boundary_from
-        due = since % schedule.refine_boundary_every == 0
+        due = since % schedule.refine_boundary_every == 0 or "impurity" not in model.strategy_state
         if phase is None or since < 0 or (phase.found and not due):
             return
         model.eval()  # at full resolution
