@@ -7,7 +7,7 @@ Thin on purpose: which maps are rendered, which losses apply when, what a checkp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from torch.nn import Parameter
 from gradiseg_ns import rendering
 from gradiseg_ns.boundary.agreement import Consensus, find_consensus
 from gradiseg_ns.boundary.cleaning import draw_in, find_overshoot
+from gradiseg_ns.boundary.detection import MIN_WEIGHT
 from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
 from gradiseg_ns.boundary.refinement import edge_classes
 from gradiseg_ns.data.id_maps import IGNORE
@@ -56,8 +57,6 @@ from gradiseg_ns.votes.accumulate import VoteAccumulator, Votes
 from gradiseg_ns.votes.identities import encode, fit_scale, spread_codes
 from gradiseg_ns.votes.labels import majority
 
-MIN_WEIGHT = 0.01
-"""A view sees a Gaussian whose blending weights sum to more than this, in pixels."""
 MIN_ACCUMULATION = 0.1
 """Below this accumulation a pixel shows no object at all: it is drawn as background and has the id IGNORE."""
 
@@ -666,16 +665,24 @@ class GradisegModel(SplatfactoModel):
         )
 
     @torch.no_grad()
-    def refresh_boundary(self, views: Sequence[tuple[Cameras, Tensor]], *, change: bool = True) -> Consensus:
+    def refresh_boundary(
+        self,
+        views: Sequence[tuple[Cameras, Tensor]],
+        *,
+        photos: Callable[[int], Tensor] | None = None,
+        change: bool = True,
+    ) -> Consensus:
         """Find the boundary Gaussians from the votes of id maps (:mod:`gradiseg_ns.boundary.detection`), where the
         views agree on another id than a map has, and what sticks out of its object.
 
         Args:
             views: cameras of all training views, in order, with their id maps int [H, W, 1].
+            photos: the photo of a view by its index, as the data manager has it; masks are overruled only where the
+                render looks like it. None overrules everywhere.
             change: split boundary Gaussians and draw in what sticks out; False only looks.
         """
         config, phase = self.config.boundary, self.boundary_phase
-        gaussians, _ = self._gaussians(None)
+        gaussians, params = self._gaussians(None)
 
         antialiased = self.config.rasterize_mode == "antialiased"
 
@@ -683,9 +690,18 @@ class GradisegModel(SplatfactoModel):
             for camera, id_map in views:
                 yield self._camera(camera), self.objects.classes_of(id_map[..., 0].to(self.device))
 
+        def render_error(index: int, camera: rendering.Camera, projection: rendering.Projection) -> Tensor:
+            assert photos is not None
+            colors = self._colors(params, camera, projection.radii[0] > 0)
+            (rgb,), alpha = rendering.rasterize(projection, [colors])
+            background = self._get_background_color()
+            photo = self.composite_with_background(self.get_gt_img(photos(index)), background)
+            return ((rgb + (1 - alpha) * background).clamp(0, 1) - photo).abs().mean(dim=-1)
+
         found = find_consensus(
             gaussians, maps, len(self.objects.ids), antialiased=antialiased,
             agree=config.agree and phase is not None,
+            render_error=render_error if photos is not None else None,
         )  # fmt: skip
         self.strategy_state["impurity"] = found.ambiguity.measured(config.measure)
         self.strategy_state["vote_class"] = found.labels

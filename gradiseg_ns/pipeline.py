@@ -115,7 +115,10 @@ class GradisegPipeline(VanillaPipeline):
         if phase is None or since < 0 or (phase.found and not due):
             return
         model.eval()  # at full resolution
-        found = model.refresh_boundary(list(self._training_views()), change=due)
+        cached = self.datamanager.cached_train
+        found = model.refresh_boundary(
+            list(self._training_views()), photos=lambda index: cached[index]["image"], change=due
+        )
         CONSOLE.print(
             f"[bold]Boundaries[/bold] {len(phase.points or ())} of {model.num_points} Gaussians; "
             f"{found.overruled:.1%} of the labelled pixels overruled; edges "

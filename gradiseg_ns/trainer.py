@@ -127,6 +127,18 @@ class GradisegTrainer(Trainer):
         if model.objects.ids:
             CONSOLE.print(f"[bold]Objects[/bold] {len(model.objects.ids)} ids, {model.num_points} Gaussians")
 
+    def _load_checkpoint(self) -> None:
+        """As nerfstudio's, but for the boundary field: a checkpoint does not hold it, and it has other parameters with
+        tinycudann than without. A resumed run starts it anew, and so its optimizer."""
+        load = self.optimizers.load_optimizers
+        self.optimizers.load_optimizers = lambda states: load(  # type: ignore[method-assign]
+            {name: state for name, state in states.items() if name != "boundary_field"}
+        )
+        try:
+            super()._load_checkpoint()
+        finally:
+            self.optimizers.load_optimizers = load  # type: ignore[method-assign]
+
     def save_checkpoint(self, step: int) -> None:
         """Write beside, then rename: a full disk never costs the last good checkpoint.
 

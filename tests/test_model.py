@@ -106,7 +106,8 @@ def test_what_hardly_a_training_view_sees_is_pruned(scene: Path, tmp_path: Path)
     assert int(seen.max()) == len(cameras)
     model.means.data[0] = 1e3
     again, _ = model.views_seen(cameras)
-    assert int(again[0]) == 0 and torch.equal(again[1:], seen[1:])
+    assert int(again[0]) == 0
+    assert float((again != seen).float().mean()) < 0.02, "but for what it stood before"
     count = model.num_points
     model.prune_rarely_seen(cameras, step=24)
     assert model.num_points == count - 1
@@ -362,6 +363,18 @@ def test_resuming_in_the_last_third_finds_the_boundary_again(
     _, pipeline, _, step = eval_setup(again.base_dir / "config.yml", test_mode="test")
     assert step == STEPS + 4, "its own last checkpoint"
     assert isinstance(pipeline.model, GradisegModel)
+
+
+def test_a_field_of_another_kind_does_not_keep_a_run_from_resuming(
+    trainer: GradisegTrainer, scene: Path, tmp_path: Path
+) -> None:
+    state = torch.load(checkpoint(trainer), weights_only=True)
+    state["optimizers"]["boundary_field"] = {"state": {0: {"exp_avg": torch.zeros(7)}}, "param_groups": []}
+    (tmp_path / "models").mkdir()
+    torch.save(state, tmp_path / "models" / checkpoint(trainer).name)
+    options = {"load_dir": tmp_path / "models", "pipeline.model.prune_min_views": 0}
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=2, device="cpu", options=options)
+    assert runs.train(config)[0].step == STEPS + 1
 
 
 def test_without_the_refiner_it_is_plain_gradiseg(scene: Path, tmp_path: Path) -> None:

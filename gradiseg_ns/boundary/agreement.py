@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gradiseg_ns import rendering
@@ -30,6 +31,10 @@ SHARP = (0.75, 0.0012)
 diagonal: exact maps 0.27 pixels, edges that move by 2 pixels 1.35.)"""
 MIN_PIXELS = 100
 """Smaller masks have no say in what is typical."""
+EXPLAINED = 0.1
+"""A photo is explained where the render differs by less than that, of 0 to 1, on average over `WINDOW`."""
+WINDOW = 7
+"""Pixels."""
 MANY = 0.01
 """Votes are taken once more if more than that share of the labelled pixels was overruled."""
 
@@ -63,6 +68,7 @@ def find_consensus(
     antialiased: bool = False,
     agree: bool = True,
     min_iou: float = MIN_IOU,
+    render_error: Callable[[int, rendering.Camera, rendering.Projection], Tensor] | None = None,
 ) -> Consensus:
     """Ambiguities, labels and agreed maps, from one or two rounds of votes.
 
@@ -73,6 +79,8 @@ def find_consensus(
         antialiased: as in `rendering.project`.
         agree: overrule masks; False takes all maps as they are.
         min_iou: see :func:`agreed_classes`.
+        render_error: of a view by its index: [H, W], how far its render is from its photo. Where that is more than
+            `EXPLAINED` nothing is overruled: a splat that is wrong there (a floater before the camera) knows no better.
     """
 
     def vote(maps: dict[int, Tensor]) -> Ambiguity:
@@ -86,6 +94,8 @@ def find_consensus(
         for index, (camera, own) in enumerate(views()):
             projection = rendering.project(gaussians, camera, antialiased=antialiased)
             agreed, displacement = agreed_classes(projection, labels, own, min_iou=min_iou)
+            if render_error is not None:
+                agreed = torch.where(explained(render_error(index, camera, projection)), agreed, own)
             bound = max(SHARP[0], SHARP[1] * math.hypot(camera.width, camera.height))
             displacements.append(displacement / bound)
             different = int((agreed != own).sum())
@@ -100,6 +110,12 @@ def find_consensus(
     if agree and consensus.overruled > MANY:
         consensus = overrule(vote(consensus.maps))
     return consensus
+
+
+def explained(error: Tensor) -> Tensor:
+    """Where a render explains its photo: bool [H, W] from the error [H, W]."""
+    mean = F.avg_pool2d(error[None, None], WINDOW, 1, WINDOW // 2, count_include_pad=False)
+    return mean[0, 0] < EXPLAINED
 
 
 @torch.no_grad()

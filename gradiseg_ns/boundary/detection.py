@@ -26,7 +26,7 @@ from gradiseg_ns.votes.accumulate import VoteAccumulator, Votes, view_sums
 TAU = 0.6
 """The paper's threshold: for two objects, the smaller one's share is above 0.18."""
 MIN_WEIGHT = 0.01
-"""A view has a say about a Gaussian whose blending weights sum to more than this, in pixels."""
+"""A view sees a Gaussian, and has a say about it, if its blending weights sum to more than this, in pixels."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,11 @@ class BoundaryPhase:
         """The field's parameters, for an optimizer. The field is made here: only training asks for them."""
         if self.field is None:
             config = self.config
-            self.field = BoundaryField(self.identity_dim, use_rbf=config.rbf, use_hash=config.hash).to(device)
+            # Random numbers of its own: until it has work to do, a run is the one that it would be without it.
+            with torch.random.fork_rng(devices=[]):
+                self.field = BoundaryField(self.identity_dim, use_rbf=config.rbf, use_hash=config.hash).to(
+                    device
+                )
             self.refiner = BoundaryRefiner(
                 self.field,
                 config.weights,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -124,7 +124,7 @@ def test_the_displacement_of_the_edges_comes_along(scene: Scene) -> None:
     assert found[LEFT] == pytest.approx(expected, rel=1e-6)
 
 
-def consensus_of(maps: list[Tensor], **options: bool) -> tuple[list[Tensor], Consensus]:
+def consensus_of(maps: list[Tensor], **options: Any) -> tuple[list[Tensor], Consensus]:
     """Exact maps of the wall from as many cameras, some of them replaced."""
     gaussians, _ = wall()
     cameras = [camera(0.1 * i) for i in range(len(maps))]
@@ -163,3 +163,13 @@ def test_edges_that_move_from_view_to_view_are_not_sharp() -> None:
     maps = [torch.roll(m, (-4, 4)[i % 2], dims=1) for i, m in enumerate(exact_maps(6))]
     _, found = consensus_of(maps)
     assert not found.sharp and 1 < found.displacement < 10
+
+
+def test_nothing_is_overruled_where_the_splat_is_wrong_itself() -> None:
+    maps = exact_maps(6)
+    spoilt = [torch.where(maps[0] == LEFT, WALL, maps[0]), *maps[1:]]
+    error = torch.zeros(maps[0].shape)
+    error[:, : error.shape[1] // 2] = 0.5  # where the missed board is, the render is nothing like the photo
+    _, trusted = consensus_of(spoilt)
+    _, found = consensus_of(spoilt, render_error=lambda *_: error)
+    assert 0 in trusted.maps and 0 not in found.maps
