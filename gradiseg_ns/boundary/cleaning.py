@@ -69,35 +69,28 @@ def find_overshoot(
     outside = torch.zeros(count, 3, 2, dtype=torch.int64, device=ends.device)
     seen = torch.zeros_like(outside)
     for camera, classes, depth in views:
-        rotation, shift = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
-        flat_classes, flat_depth = classes.reshape(-1), depth.reshape(-1)
-
-        def look(
-            points: Tensor,
-            rotation: Tensor = rotation,
-            shift: Tensor = shift,
-            camera: rendering.Camera = camera,
-            flat_classes: Tensor = flat_classes,
-            flat_depth: Tensor = flat_depth,
-        ) -> tuple[Tensor, Tensor, Tensor]:
-            """Pixel position, class and whether the view sees it, of points [..., 3]."""
-            local = points @ rotation.T + shift
-            z = local[..., 2]
-            pixel = local[..., :2] / z.clamp(min=1e-6)[..., None] * camera.K.diagonal()[:2] + camera.K[:2, 2]
-            column, row = pixel.floor().long().unbind(-1)
-            inside = (z > 0.01) & (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
-            at = (row * camera.width + column).clamp(0, len(flat_classes) - 1).where(inside, 0)
-            visible = inside & (flat_depth[at] >= z * (1 - DEPTH_MARGIN))
-            return pixel, torch.where(visible, flat_classes[at], -1), visible
-
-        centre, own, visible = look(gaussians.means)
+        centre, own, visible = _look(gaussians.means, camera, classes, depth)
         rows = (visible & (own == labels) & (labels >= 0)).nonzero()[:, 0]
-        pixel, classes_there, visible_there = look(ends[rows])
+        pixel, classes_there, visible_there = _look(ends[rows], camera, classes, depth)
         far = (pixel - centre[rows, None, None]).norm(dim=-1) > MIN_PIXELS
         say = far & visible_there & (classes_there >= 0)
         seen[rows] += say
         outside[rows] += say & (classes_there != labels[rows, None, None])
     return Overshoot(outside, seen)
+
+
+def _look(
+    points: Tensor, camera: rendering.Camera, classes: Tensor, depth: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of points [..., 3]: their pixel positions, the classes there (-1 where hidden), and whether the view sees them."""
+    local = points @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
+    z = local[..., 2]
+    pixel = local[..., :2] / z.clamp(min=1e-6)[..., None] * camera.K.diagonal()[:2] + camera.K[:2, 2]
+    column, row = pixel.floor().long().unbind(-1)
+    inside = (z > 0.01) & (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
+    at = (row * camera.width + column).clamp(0, classes.numel() - 1).where(inside, 0)
+    visible = inside & (depth.reshape(-1)[at] >= z * (1 - DEPTH_MARGIN))
+    return pixel, torch.where(visible, classes.reshape(-1)[at], -1), visible
 
 
 @torch.no_grad()

@@ -138,8 +138,7 @@ def sample_rays(
         samples: S, even.
         jitter: draw within the strata; False takes their middles.
     """
-    window = depth[None, None]
-    window = window.clamp(min=NEAREST + margin)
+    window = depth[None, None].clamp(min=NEAREST + margin)
     far = F.max_pool2d(window, PATCH, 1, PATCH // 2)[0, 0][patches.rows, patches.columns]
     near = -F.max_pool2d(-window, PATCH, 1, PATCH // 2)[0, 0][patches.rows, patches.columns]
     first_from, first_to = near - margin, near + margin
