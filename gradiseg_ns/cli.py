@@ -7,9 +7,7 @@ figures and pictures shown.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from gradiseg_ns.files import new_folder, write_text
+from gradiseg_ns.cli_edit import Edit, Export, Import
+from gradiseg_ns.files import write_text
 from gradiseg_ns.sources import DataParser, Frame, Run, Scene, SourceError
 
 if TYPE_CHECKING:
@@ -108,6 +107,7 @@ class Lift(_Source):
     """Where lifted.ply and overview.png go; a folder `lifted` beside the splat unless given."""
 
     def main(self) -> None:
+        from gradiseg_ns.run_files import write_gradiseg_run
         from gradiseg_ns.scene.objects import ObjectTable
         from gradiseg_ns.scene.ply import write_ply
         from gradiseg_ns.votes import identities
@@ -177,9 +177,10 @@ class Lift(_Source):
         _console().print(f"Saved {write_ply(folder / 'lifted.ply', chosen, names=names)}")
         scale = identities.fit_scale(codes, ((_render(splat, c, encoding), k) for c, k in mapped[::8]))
         if run is not None:
-            written = _write_run(
-                run, scene, splat, objects, encoding * scale**0.5, codes * scale**0.5, self.masks_dir
-            )
+            written = write_gradiseg_run(
+                run, scene, splat, objects, encoding * scale**0.5, codes * scale**0.5,
+                suffix="lifted", masks_dir=self.masks_dir,
+            )  # fmt: skip
             _console().print(f"Saved a gradiseg run: ns-viewer --load-config {written}", soft_wrap=True)
         self._evaluate(scene, splat, objects, encoding, codes, background, folder / "overview.png")
 
@@ -251,13 +252,14 @@ class Prune(_Source):
     """The PLY to write; `pruned.ply` beside the splat unless given. A JSON report is written beside it."""
 
     def main(self) -> None:
+        from gradiseg_ns.run_files import labels_of_run, write_pruned_run
         from gradiseg_ns.scene.ply import write_ply
         from gradiseg_ns.votes.pruning import prune
 
         bound = _fraction(self.max_error)
         run, splat, scene, _ = self._open(maps=False)
         if run is not None and run.is_gradiseg:
-            splat.labels = _labels_of_run(run)
+            splat.labels = labels_of_run(run)
         among = None
         if self.objects:
             if splat.labels is None:
@@ -303,7 +305,7 @@ class Prune(_Source):
         }  # fmt: skip
         write_text(path.with_suffix(".json"), json.dumps(report, indent=2))
         if run is not None:
-            written = _write_pruned(run, result.kept)
+            written = write_pruned_run(run, result.kept)
             _console().print(f"Saved a run: ns-eval --load-config {written}", soft_wrap=True)
 
 
@@ -437,22 +439,35 @@ class Affordance(_Source):
         _console().print(f"Look at {folder / 'overview.png'}")
 
 
-VERBS = {"lift": Lift, "prune": Prune, "associate": Associate, "affordance": Affordance}
+VERBS = {
+    "lift": Lift,
+    "prune": Prune,
+    "associate": Associate,
+    "affordance": Affordance,
+    "edit": Edit,
+    "export": Export,
+    "import": Import,
+}
 
 
 def entrypoint() -> None:
     """The script `gradiseg`."""
     from gradiseg_ns.data.id_maps import IdMapError
     from gradiseg_ns.data.poses import PoseError
+    from gradiseg_ns.scene.edits import EditError
+    from gradiseg_ns.scene.export import ExportError
     from gradiseg_ns.scene.ply import PlyError
     from gradiseg_ns.votes.affordance import ExemplarError, TokenModelError
 
     verb = tyro.extras.subcommand_cli_from_dict(
-        VERBS, description="Votes of id maps on Gaussians: labels, ids that agree, pruning, affordances."
+        VERBS,
+        description="Votes of id maps on Gaussians (labels, ids that agree, pruning, affordances); objects edited, exported, imported.",
     )
     try:
         verb.main()
-    except (SourceError, IdMapError, PoseError, PlyError, ExemplarError, TokenModelError) as error:
+    except (
+        SourceError, IdMapError, PoseError, PlyError, EditError, ExportError, ExemplarError, TokenModelError
+    ) as error:  # fmt: skip
         _console().print(f"[bold red]{type(error).__name__}[/bold red]", end=": ")
         _console().print(str(error), markup=False, soft_wrap=True)
         sys.exit(1)
@@ -526,87 +541,3 @@ def _print_objects(objects: Any, confidence: Sequence[Any]) -> None:
     for i, name, row in zip(objects.ids, objects.names, confidence, strict=True):
         table.add_row(str(i), name, str(row.gaussians), f"{100 * row.purity:.1f}", f"{100 * row.recall:.1f}")
     _console().print(table)
-
-
-def _labels_of_run(run: Run) -> Tensor:
-    """Object ids int32 [N] of a gradiseg run's Gaussians, by its classifier."""
-    from gradiseg_ns.scene.objects import ObjectTable
-
-    state = run.state
-    objects = ObjectTable.from_dict(state["_model._extra_state"]["objects"])
-    scores = state["_model.gauss_params.identity"] @ state["_model.classifier.weight"].T
-    classes = (scores + state["_model.classifier.bias"]).argmax(dim=-1)
-    return objects.ids_of(classes).to(torch.int32)
-
-
-def _write_run(
-    run: Run,
-    scene: Scene,
-    splat: Splat,
-    objects: Any,
-    identity: Tensor,
-    weight: Tensor,
-    masks_dir: str | None,
-) -> Path:
-    """A gradiseg run with these Gaussians and identities, beside the old one. Returns its config.yml."""
-    from gradiseg_ns import config as register
-
-    config: Any = copy.deepcopy(run.config if run.is_gradiseg else register.gradiseg_lite.config)
-    if not run.is_gradiseg:
-        for name in ("output_dir", "experiment_name", "data", "machine", "relative_model_dir"):
-            setattr(config, name, copy.deepcopy(getattr(run.config, name)))
-        config.pipeline.datamanager = copy.deepcopy(scene.manager.config)
-        for name in ("sh_degree", "rasterize_mode", "background_color"):
-            setattr(config.pipeline.model, name, getattr(run.config.pipeline.model, name))
-    if masks_dir is not None:
-        config.pipeline.datamanager.masks_dir = masks_dir
-    config.timestamp = f"{run.config.timestamp}-lifted"
-    config.load_dir = config.load_checkpoint = config.load_step = config.pipeline.model.start_from = None
-    pipeline: Any = config.pipeline.setup(device=str(splat.means.device), test_mode="test")
-    model = pipeline.model
-    model.objects = objects
-    model.adopt(splat)
-    model.classifier.resize(len(objects))
-    with torch.no_grad():
-        model.gauss_params["identity"].copy_(identity)
-        model.classifier.weight.copy_(weight)
-        model.classifier.bias.zero_()
-    return _save_run(run, config, pipeline.state_dict(), scene)
-
-
-def _write_pruned(run: Run, kept: Tensor) -> Path:
-    """The run with some of its Gaussians, beside the old one. Returns its config.yml."""
-    config = copy.deepcopy(run.config)
-    config.timestamp = f"{run.config.timestamp}-pruned"
-    state = {
-        key: value[kept] if ".gauss_params." in key else value for key, value in run.state.items()
-    }  # fmt: skip
-    extra = state.get("_model._extra_state")
-    if extra is not None:  # the strategy's statistics are rows of Gaussians too
-        strategy = {
-            key: value[kept] if isinstance(value, Tensor) and value.shape[:1] == kept.shape else value
-            for key, value in extra["strategy"].items()
-        }
-        state["_model._extra_state"] = {**extra, "strategy": strategy}
-    return _save_run(run, config, state, None)
-
-
-def _save_run(run: Run, config: Any, state: dict[str, Any], scene: Scene | None) -> Path:
-    """config.yml and a checkpoint, whole or not at all."""
-    folder = config.get_base_dir()
-    with new_folder(folder, replace=True) as making:
-        models = making / config.relative_model_dir
-        models.mkdir(parents=True)
-        torch.save(
-            {"step": run.step, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}},
-            models / run.checkpoint.name,
-        )
-        import yaml
-
-        (making / "config.yml").write_text(yaml.dump(config), "utf8")
-        transforms = run.config_path.parent / "dataparser_transforms.json"
-        if transforms.exists():
-            shutil.copy(transforms, making)
-        elif scene is not None:
-            scene.manager.train_dataparser_outputs.save_dataparser_transform(making / transforms.name)
-    return folder / "config.yml"

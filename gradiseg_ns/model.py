@@ -7,7 +7,7 @@ Thin on purpose: which maps are rendered, which losses apply when, what a checkp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from gsplat.strategy.ops import remove
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -51,11 +52,14 @@ from gradiseg_ns.grouping.schedule import (
 )
 from gradiseg_ns.losses.ssim import FastSSIM
 from gradiseg_ns.lpips import LazyLpips, without_lpips_download
+from gradiseg_ns.scene.editing import Editing, Shown, glow
+from gradiseg_ns.scene.edits import Arrangement
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.votes.accumulate import VoteAccumulator, Votes
 from gradiseg_ns.votes.identities import encode, fit_scale, spread_codes
 from gradiseg_ns.votes.labels import majority
+from gradiseg_ns.votes.rendered import rendered_labels, spread_views
 
 MIN_ACCUMULATION = 0.1
 """Below this accumulation a pixel shows no object at all: it is drawn as background and has the id IGNORE."""
@@ -167,6 +171,13 @@ def apply_schedule(config: GradisegModelConfig) -> Schedule:
     return schedule
 
 
+def _activated(params: Mapping[str, Tensor]) -> rendering.Gaussians:
+    """The geometry of parameters."""
+    return rendering.Gaussians(
+        params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid().squeeze(-1)
+    )
+
+
 class Outputs(dict[str, Any]):
     """The maps that nerfstudio lists by key, and those that must not appear in the viewer's list.
 
@@ -181,6 +192,23 @@ class Outputs(dict[str, Any]):
     boundary_view: tuple[rendering.Camera, Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a camera sees of the Gaussians drawn."""
+
+    projection: rendering.Projection
+    object_ids: Tensor
+    """int32 [H, W], IGNORE where nothing is."""
+    depth: Tensor
+    """[H, W], world units, expected; 0 where nothing is."""
+    alpha: Tensor
+    """[H, W]."""
+    identity: Tensor | None
+    """[H, W, D], None without identities."""
+    rgb: Tensor | None
+    """[H, W, 3] in 0..1, if asked for."""
+
+
 class GradisegModel(SplatfactoModel):
     """Splatfacto with a 16-d identity encoding per Gaussian (GradiSeg, arXiv 2412.00392)."""
 
@@ -190,6 +218,7 @@ class GradisegModel(SplatfactoModel):
     objects: ObjectTable
     classifier: IdentityClassifier
     boundary_phase: BoundaryPhase | None
+    editing: Editing
     _identity_basis: Tensor
 
     # ------------------------------------------------------------------ set-up
@@ -199,6 +228,7 @@ class GradisegModel(SplatfactoModel):
         # The config.yml of an older run is read without defaults of the fields that it does not have.
         config.__dict__.setdefault("boundary", BoundaryConfig())
         self.schedule = apply_schedule(config)
+        self.editing = Editing()
         seed_points = self.seed_points
         if seed_points is not None and not config.random_init:
             # The parent copies colours to CUDA; without colours it does not, and they are filled in below.
@@ -295,7 +325,7 @@ class GradisegModel(SplatfactoModel):
         Args:
             views: cameras with id maps int [H, W, 1] at their resolution.
         """
-        gaussians, _ = self._gaussians(None)
+        gaussians = self._gaussians()
         antialiased = self.config.rasterize_mode == "antialiased"
         accumulator = VoteAccumulator(self.num_points, len(self.objects.ids), self.device)
         codes = spread_codes(len(self.objects.ids), self.config.identity_dim).to(self.device)
@@ -394,16 +424,9 @@ class GradisegModel(SplatfactoModel):
         self.last_size = (height, width)
         return rendering.Camera(viewmat.to(self.device), intrinsics.to(self.device), width, height)
 
-    def _gaussians(self, chosen: Tensor | None) -> tuple[rendering.Gaussians, dict[str, Tensor]]:
-        """The Gaussians to draw, and all their parameters; copies where ``chosen`` [N] leaves some out."""
-        params = {name: p if chosen is None else p[chosen] for name, p in self.gauss_params.items()}
-        gaussians = rendering.Gaussians(
-            params["means"],
-            params["quats"],
-            params["scales"].exp(),
-            params["opacities"].sigmoid().squeeze(-1),
-        )
-        return gaussians, params
+    def _gaussians(self) -> rendering.Gaussians:
+        """All Gaussians of the scene, as they are learned."""
+        return _activated(dict(self.gauss_params.items()))
 
     def _colors(self, params: dict[str, Tensor], camera: rendering.Camera, visible: Tensor) -> Tensor:
         """View-dependent colours [N, 3] of the visible Gaussians."""
@@ -427,17 +450,14 @@ class GradisegModel(SplatfactoModel):
         if not isinstance(camera, Cameras):
             CONSOLE.print("[yellow]gradiseg was asked to render something that is not a camera.")
             return {}
-        chosen = None
-        if self.crop_box is not None and not self.training:
-            chosen = self.crop_box.within(self.means).squeeze(-1)
-            if not bool(chosen.any()):
-                return self.get_empty_outputs(
-                    int(camera.width.item()), int(camera.height.item()), self.background_color
-                )
+        params, shown, rows = self._drawn()
+        if not len(params["means"]):
+            return self.get_empty_outputs(
+                int(camera.width.item()), int(camera.height.item()), self.background_color
+            )
         view = self._camera(camera)
-        gaussians, params = self._gaussians(chosen)
         projection = rendering.project(
-            gaussians, view, antialiased=self.config.rasterize_mode == "antialiased"
+            _activated(params), view, antialiased=self.config.rasterize_mode == "antialiased"
         )
         visible = projection.radii[0] > 0
         color_groups = [self._colors(params, view, visible)]
@@ -451,7 +471,11 @@ class GradisegModel(SplatfactoModel):
         if identity_on and not probe:
             groups.append(params["identity"])
             moves.append(self._identity_geometry)
-        ambiguous = self._ambiguity_feature(refining, chosen)
+        edited = None if shown is None else shown.features
+        if edited is not None:
+            groups.append(edited)
+            moves.append(0.0)
+        ambiguous = self._ambiguity_feature(refining, rows)
         if ambiguous is not None:
             groups.append(ambiguous)
             moves.append(0.0)
@@ -480,11 +504,154 @@ class GradisegModel(SplatfactoModel):
         if refining and ambiguous is not None:
             outputs.boundary_view = (view, maps[-1].detach()[..., 0])
         if not self.training:
-            shown = torch.zeros_like(alpha) if ambiguous is None else maps[-1] / alpha.clamp(min=1e-10)
-            outputs["boundary"] = heat(shown[..., 0]) * alpha
+            heights = torch.zeros_like(alpha) if ambiguous is None else maps[-1] / alpha.clamp(min=1e-10)
+            outputs["boundary"] = heat(heights[..., 0]) * alpha
             outputs["background"] = background.expand(*self.last_size, 3)
-            self._add_segmentation(outputs, identity_map, alpha, background)
+            edited_map = maps[2 if identity_on else 1] if edited is not None else None
+            self._add_segmentation(outputs, identity_map, alpha, background, shown, edited_map)
         return outputs
+
+    # ------------------------------------------------------------------ editing
+
+    @property
+    def _geometry_key(self) -> Hashable:
+        """Differs when Gaussians or their identities have changed."""
+        tensors = (self.means, self.gauss_params.get("identity"), self.classifier.weight)
+        return (self.step, self.is_labelled, *((id(t), t._version, len(t)) for t in tensors if t is not None))
+
+    def _labels(self) -> Tensor:
+        """The object id of every Gaussian before all edits: int64 [N], IGNORE where there are no objects."""
+        if not self._identity_on:
+            return torch.full((self.num_points,), IGNORE, dtype=torch.int64, device=self.device)
+        return self.objects.ids_of(self.gaussian_classes())
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the Gaussians have labels that were voted for as they are now."""
+        state = self.strategy_state
+        return (
+            "label" in state
+            and state.get("label_step") == self.step
+            and len(state["label"]) == self.num_points
+        )
+
+    def set_labels(self, classes: Tensor) -> None:
+        """Give every Gaussian a class, int64 [N], negative for none; it holds until training goes on."""
+        self.strategy_state["label"] = classes.to(self.device)
+        self.strategy_state["label_step"] = int(self.step)
+
+    @torch.no_grad()
+    def label_gaussians(self, cameras: Cameras) -> None:
+        """Label every Gaussian by what it shows in some of these views (:mod:`gradiseg_ns.votes.rendered`)."""
+        if not self._identity_on:
+            return
+        training = self.training
+        self.eval()  # at full resolution
+        views = (self._camera(cameras[i : i + 1].to(self.device)) for i in spread_views(len(cameras)))
+        self.set_labels(
+            rendered_labels(
+                self._gaussians(),
+                self.gauss_params["identity"],
+                lambda encodings: classify(encodings, self.classifier),
+                len(self.objects.ids),
+                views,
+                antialiased=self.config.rasterize_mode == "antialiased",
+            )
+        )
+        self.train(training)
+
+    def arrangement(self) -> Arrangement:
+        """The scene's Gaussians with all edits, hidden objects included."""
+        return self.editing.arrangement(self._geometry_key, self._labels, self.means, self.objects)
+
+    def _drawn(self) -> tuple[dict[str, Tensor], Shown | None, Tensor | None]:
+        """What to draw: the parameters of M Gaussians; how they are edited or selected, None if nothing is; and their rows
+        among the scene's, int64 [M], None for all.
+
+        Edits are for looking: training, and the evaluation in between, do not see them.
+        """
+        params: dict[str, Tensor] = dict(self.gauss_params.items())
+        shown = rows = None
+        if not self.training and self.editing.drawn:
+            try:
+                shown = self.editing.shown(self._geometry_key, self._labels, self.means, self.objects)
+                params = shown.params(params, logits=self.config.sh_degree == 0)
+                rows = shown.arrangement.source
+            except IOChangeException:  # the viewer breaks off a picture that nobody waits for any more
+                raise
+            except Exception as error:  # an exception would end the viewer's renderer for good
+                if self.editing.always:
+                    raise
+                self.editing.errors.append(f"edits are not drawn: {type(error).__name__}: {error}")
+                params, shown, rows = dict(self.gauss_params.items()), None, None
+        if self.crop_box is not None and not self.training:
+            inside = self.crop_box.within(params["means"]).squeeze(-1)
+            params = {name: p[inside] for name, p in params.items()}
+            rows = inside.nonzero()[:, 0] if rows is None else rows[inside]
+            shown = None if shown is None else shown.rows_of(inside)
+        return params, shown, rows
+
+    def drawn_gaussians(self) -> rendering.Gaussians:
+        """What this thread draws, edits included if it draws them: the rows that `look` projects."""
+        return _activated(self._drawn()[0])
+
+    def rendering_camera(self, camera: Cameras) -> rendering.Camera:
+        """nerfstudio's camera as the rasteriser's."""
+        return self._camera(camera)
+
+    @torch.no_grad()
+    def edited_splat(self, arrangement: Arrangement) -> Splat:
+        """The Gaussians of an arrangement as a splat of its own, with object ids."""
+        params = arrangement.apply(dict(self.gauss_params.items()), logits=self.config.sh_degree == 0)
+        if self.config.sh_degree == 0:
+            params["features_dc"] = RGB2SH(params["features_dc"].sigmoid())
+        splat = Splat.from_parameters(params, antialiased=self.config.rasterize_mode == "antialiased")
+        return dataclasses.replace(splat, labels=arrangement.object_ids.to(torch.int32))
+
+    @torch.no_grad()
+    def look(self, view: rendering.Camera, *, colors: bool = False) -> Look:
+        """What a camera sees, edits included if this thread draws them (`Editing.drawing`); without any glow.
+
+        Args:
+            colors: also render the picture.
+        """
+        params, shown, _ = self._drawn()
+        antialiased = self.config.rasterize_mode == "antialiased"
+        projection = rendering.project(_activated(params), view, antialiased=antialiased)
+        groups = [projection.depths[0][:, None]]
+        if colors:
+            groups[0] = torch.cat([groups[0], self._colors(params, view, projection.radii[0] > 0)], dim=1)
+        if self._identity_on:
+            groups.append(params["identity"])
+        edited = None if shown is None else shown.features
+        if edited is not None:
+            groups.append(edited)
+        maps, alpha = rendering.rasterize(projection, groups)
+        identity_map = maps[1] if self._identity_on else None
+        edited_map = maps[-1] if edited is not None else None
+        rgb = None
+        if colors:
+            rgb = (maps[0][..., 1:] + (1 - alpha) * self._get_background_color()).clamp(0.0, 1.0)
+        return Look(
+            projection,
+            self._object_ids(identity_map, alpha, shown, edited_map),
+            (maps[0][..., :1] / alpha.clamp(min=1e-10))[..., 0],
+            alpha[..., 0],
+            identity_map,
+            rgb,
+        )
+
+    def pick(self, camera: Cameras, x: float, y: float) -> int:
+        """The object at a pixel of a camera, by rendering identities along its ray; IGNORE where nothing is.
+
+        Args:
+            x, y: in pixels from the upper left corner.
+        """
+        view = self._camera(camera)
+        intrinsics = view.K.clone()
+        intrinsics[0, 2] -= int(x)
+        intrinsics[1, 2] -= int(y)
+        return int(self.look(view._replace(K=intrinsics, width=1, height=1)).object_ids)
 
     @property
     def _refining(self) -> bool:
@@ -503,15 +670,17 @@ class GradisegModel(SplatfactoModel):
             return self.config.boundary.geometry
         return self.config.identity_geometry
 
-    def _ambiguity_feature(self, refining: bool, chosen: Tensor | None) -> Tensor | None:
-        """What shows the boundary, [N, 1] of the chosen ones: while refining, membership of the boundary set; else the
+    def _ambiguity_feature(self, refining: bool, rows: Tensor | None) -> Tensor | None:
+        """What shows the boundary, [M, 1] of the Gaussians drawn: while refining, membership of the boundary set; else the
         ambiguity. None if it is not known or not needed."""
         impurity = self.strategy_state.get("impurity")
         if impurity is None or len(impurity) != self.num_points or (self.training and not refining):
             return None
         if refining:
             impurity = (impurity > self.config.boundary.tau).float()
-        return (impurity if chosen is None else impurity[chosen])[:, None]
+        if rows is not None:  # those of swapped-in splats lie beyond
+            impurity = torch.where(rows < len(impurity), impurity[rows.clamp(max=len(impurity) - 1)], 0.0)
+        return impurity[:, None]
 
     def _render_identity_probe(self, projection: rendering.Projection, identity: Tensor) -> Tensor:
         """Identities in a blend of their own, from which IGD learns where the segmentation loss pushes.
@@ -541,22 +710,45 @@ class GradisegModel(SplatfactoModel):
         self._probe = (separate, encoding, maps[0])
         return maps[0]
 
-    def _add_segmentation(
-        self, outputs: Outputs, identity_map: Tensor | None, alpha: Tensor, background: Tensor
-    ) -> None:
-        """The outputs ``segmentation`` and ``identity``, and the ids that evaluation compares."""
+    def _object_ids(
+        self, identity_map: Tensor | None, alpha: Tensor, shown: Shown | None, edited_map: Tensor | None
+    ) -> Tensor:
+        """The object id of every pixel, int32 [H, W], IGNORE where nothing is."""
         if identity_map is None:
-            outputs["segmentation"] = outputs["background"].clone()
-            outputs["identity"] = torch.full_like(outputs["rgb"], 0.5)
-            outputs.object_ids = torch.full(self.last_size, IGNORE, dtype=torch.int32, device=alpha.device)
-            return
-        classes = classify(identity_map, self.classifier)
+            ids = torch.full(alpha.shape[:2], IGNORE, dtype=torch.int64, device=alpha.device)
+        elif shown is None:
+            ids = self.objects.ids_of(classify(identity_map, self.classifier))
+        else:  # where something was taken away, what is left is less than the classifier knows
+            share = (alpha[..., 0] - shown.relabelled_weight(edited_map)).clamp(min=0.01)
+            left = torch.isin(torch.tensor(self.objects.ids), shown.learned_ids.cpu()).to(alpha.device)
+            among = left if bool(left.any()) else None
+            ids = self.objects.ids_of(classify(identity_map / share[..., None], self.classifier, among=among))
+            ids = shown.object_ids(ids, alpha[..., 0], edited_map)
         solid = alpha[..., 0] >= MIN_ACCUMULATION
-        colors = self.objects.colors.to(alpha.device)[classes]
-        outputs["segmentation"] = torch.where(solid[..., None], colors, background)
-        outputs["identity"] = torch.sigmoid(2 * identity_map @ self._identity_basis)
-        ids = self.objects.ids_of(classes).to(torch.int32)
-        outputs.object_ids = torch.where(solid, ids, ids.new_full((), IGNORE))
+        return torch.where(solid, ids, ids.new_full((), IGNORE)).to(torch.int32)
+
+    def _add_segmentation(
+        self,
+        outputs: Outputs,
+        identity_map: Tensor | None,
+        alpha: Tensor,
+        background: Tensor,
+        shown: Shown | None,
+        edited_map: Tensor | None,
+    ) -> None:
+        """The outputs ``segmentation`` and ``identity``, the ids that evaluation compares, and the glow of a selection."""
+        ids = outputs.object_ids = self._object_ids(identity_map, alpha, shown, edited_map)
+        objects = self.objects if shown is None else shown.arrangement.objects
+        outputs["segmentation"] = torch.where((ids != IGNORE)[..., None], objects.colorize(ids), background)
+        if identity_map is None:
+            outputs["identity"] = torch.full_like(outputs["rgb"], 0.5)
+        else:
+            outputs["identity"] = torch.sigmoid(2 * identity_map @ self._identity_basis)
+        if shown is not None:
+            pixels = shown.selected_pixels(ids, alpha[..., 0], edited_map)
+            if pixels is not None:
+                outputs["rgb"] = glow(outputs["rgb"], pixels)
+                outputs["segmentation"] = glow(outputs["segmentation"], pixels)
 
     @staticmethod
     def get_empty_outputs(width: int, height: int, background: Tensor) -> dict[str, Any]:  # type: ignore[override]
@@ -682,8 +874,7 @@ class GradisegModel(SplatfactoModel):
             change: split boundary Gaussians and draw in what sticks out; False only looks.
         """
         config, phase = self.config.boundary, self.boundary_phase
-        gaussians, params = self._gaussians(None)
-
+        gaussians, params = self._gaussians(), dict(self.gauss_params.items())
         antialiased = self.config.rasterize_mode == "antialiased"
 
         def maps() -> Iterator[tuple[rendering.Camera, Tensor]]:
@@ -828,7 +1019,7 @@ class GradisegModel(SplatfactoModel):
         ):
             norms = identity_map.grad.norm(dim=-1, keepdim=True)
             norms = torch.cat([norms, torch.ones_like(norms)], dim=-1)
-            gaussians, _ = self._gaussians(None)
+            gaussians = self._gaussians()
             sums = rendering.backproject(
                 gaussians, projection.camera, norms, projection=projection,
                 antialiased=self.config.rasterize_mode == "antialiased",
@@ -842,8 +1033,16 @@ class GradisegModel(SplatfactoModel):
 
     @torch.no_grad()
     def gaussian_classes(self) -> Tensor:
-        """The class of every Gaussian by its own encoding: int64 [N]."""
+        """The class of every Gaussian, int64 [N]: its label, or by its own encoding if there are none."""
+        if self.is_labelled:
+            return self.strategy_state["label"]
         return classify(self.gauss_params["identity"], self.classifier)
+
+    @torch.no_grad()
+    def gaussian_confidence(self) -> Tensor:
+        """How sure the classifier is of every Gaussian: [N], the probability of its class."""
+        parts = self.gauss_params["identity"].split(1 << 16)
+        return torch.cat([self.classifier(part).softmax(dim=-1).amax(dim=-1) for part in parts])
 
     @torch.no_grad()
     def cut_outs(self, camera: Cameras, object_ids: Iterable[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -853,7 +1052,7 @@ class GradisegModel(SplatfactoModel):
             id, accumulation [H, W] and depth [H, W] (0 where nothing is).
         """
         view = self._camera(camera)
-        gaussians, _ = self._gaussians(None)
+        gaussians = self._gaussians()
         classes = self.gaussian_classes()
         for object_id in object_ids:
             own = classes == self.objects.ids.index(object_id)
@@ -873,7 +1072,7 @@ class GradisegModel(SplatfactoModel):
         A view sees what has a blending weight in it, sum_p w_i(p) > MIN_WEIGHT: with the colour's gradient of the
         masked-gradients paper (arXiv 2409.11681) it is the same sum.
         """
-        gaussians, _ = self._gaussians(None)
+        gaussians = self._gaussians()
         antialiased = self.config.rasterize_mode == "antialiased"
         count = torch.zeros(self.num_points, dtype=torch.int64, device=self.device)
         total = torch.zeros(self.num_points, device=self.device)

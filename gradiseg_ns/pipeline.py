@@ -6,7 +6,6 @@ deviation. Mask quality is a matter of the whole set: an object's figures are av
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from gradiseg_ns.commands import caller, edits_path, listen_locally
 from gradiseg_ns.data.datamanager import GradisegDataManager
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.model import GradisegModel
@@ -66,6 +66,25 @@ class GradisegPipeline(VanillaPipeline):
             splat = load_splat(Path(start))
             self.model.adopt(splat)
             CONSOLE.print(f"Starting from the {len(splat)} Gaussians of {start}.")
+        self._prepare_editing()
+
+    def _prepare_editing(self) -> None:
+        """The viewer's panel; the edits that were saved with a run, where they are to be seen: not in ns-eval."""
+        from gradiseg_ns.scene.edits import EditList
+        from gradiseg_ns.viewer.panel import GradisegPanel
+
+        who = caller()
+        folder = who.config_path.parent if who.config_path is not None else None
+        self.viewer_panel = GradisegPanel(self, folder)
+        if who.kind == "view" and listen_locally(who.command):
+            CONSOLE.print(
+                "The viewer listens to this machine only (--viewer.websocket-host 0.0.0.0 for all)."
+            )
+        path = edits_path(who.config_path) if who.kind in ("view", "render") else None
+        if path is not None:
+            self.model.editing.edits = EditList.load(path)
+            self.model.editing.always = who.kind == "render"
+            CONSOLE.print(f"{len(self.model.editing.edits.steps)} edits of {path}")
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -83,7 +102,21 @@ class GradisegPipeline(VanillaPipeline):
                 [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
                 lambda step: self.model.prune_rarely_seen(self.datamanager.train_dataset.cameras, step),
             ),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.label_gaussians),
         ]
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        super().load_pipeline(loaded_state, step)
+        if self.model.editing.always:
+            self.label_gaussians()
+
+    def label_gaussians(self, step: int | None = None) -> None:
+        """After the last training step, or when asked for without one: every Gaussian gets the object that it shows."""
+        model = self.model
+        if step is not None and step + 1 != model.schedule.length:
+            return
+        if not model.is_labelled:
+            model.label_gaussians(self.datamanager.train_dataset.cameras)
 
     def take_votes(self, step: int, trainer: Any = None) -> None:
         """Before a training step: identities from the votes of all training maps, when the schedule says so.
@@ -184,6 +217,8 @@ class GradisegPipeline(VanillaPipeline):
             names=model.objects.names,
         )
         cut_outs = ExtractionMetrics(model.config.metrics_ignore_ids)
+        if get_std:
+            self.label_gaussians()
         rows: list[dict[str, float]] = []
         has_labels = False
         if output_path is not None:
@@ -263,18 +298,12 @@ def _view_name(batch: dict[str, Any], index: int) -> str:
 
 
 def _table_path() -> Path | None:
-    """Where the table goes: beside the JSON that ns-eval is about to write.
-
-    ns-eval does not hand its --output-path to the pipeline, so it is read from the caller.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if caller is not None and type(caller).__name__ == "ComputePSNR":
-            path = Path(caller.output_path)
-            return path.with_name(f"{path.stem}_objects.csv")
-        frame = frame.f_back
-    return None
+    """Where the table goes: beside the JSON that ns-eval is about to write."""
+    who = caller()
+    if who.kind != "eval":
+        return None
+    path = Path(who.command.output_path)
+    return path.with_name(f"{path.stem}_objects.csv")
 
 
 def _progress() -> Progress:

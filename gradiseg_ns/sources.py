@@ -23,6 +23,7 @@ from gradiseg_ns import rendering
 from gradiseg_ns.data.datamanager import GradisegDataManager, GradisegDataManagerConfig, viewmats_of
 from gradiseg_ns.data.id_maps import data_folder
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.votes.rendered import spread_views
 
 DataParser = Literal["nerfstudio-data", "colmap", "blender-data", "instant-ngp-data"]
 Frame = Literal["auto", "nerfstudio", "original"]
@@ -88,6 +89,18 @@ class Scene:
     def points(self) -> Tensor | None:
         """Sparse points [P, 3] in nerfstudio's frame, or None."""
         return self.manager.train_dataparser_outputs.metadata.get("points3D_xyz")
+
+    def training_cameras(self, most: int) -> list[rendering.Camera]:
+        """At most so many of the training cameras, evenly spread, without loading photos; a lens's distortion is left out."""
+        cameras = self.manager.train_dataset.cameras
+        viewmats = torch.from_numpy(viewmats_of(cameras)).to(self.device)
+        intrinsics = cameras.get_intrinsics_matrices().float().to(self.device)
+        return [
+            rendering.Camera(
+                viewmats[i], intrinsics[i], int(cameras.width[i].item()), int(cameras.height[i].item())
+            )
+            for i in spread_views(len(cameras), most)
+        ]
 
     def _views(self, split: Split) -> Views:
         manager = self.manager

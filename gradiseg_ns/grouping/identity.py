@@ -79,18 +79,22 @@ def identity_loss(
 
 
 @torch.no_grad()
-def classify(identity: Tensor, classifier: nn.Linear, *, chunk: int = 1 << 22) -> Tensor:
+def classify(
+    identity: Tensor, classifier: nn.Linear, *, chunk: int = 1 << 22, among: Tensor | None = None
+) -> Tensor:
     """Class index of every pixel or Gaussian.
 
     Args:
         identity: [..., D].
         classifier: maps D channels to K logits.
         chunk: how many logits may exist at once; 256 logits of a 1080p picture would be 2.1 GB.
+        among: bool [K], classes that are possible; None: all.
 
     Returns:
         int64 [...] in 0..K-1.
     """
     flat = identity.reshape(-1, identity.shape[-1])
     rows = max(1, chunk // max(1, classifier.out_features))
-    parts = [classifier(part).argmax(dim=-1) for part in flat.split(rows)]
+    worst = 0.0 if among is None else torch.where(among, 0.0, -torch.inf)
+    parts = [(classifier(part) + worst).argmax(dim=-1) for part in flat.split(rows)]
     return torch.cat(parts).reshape(identity.shape[:-1]) if parts else flat.new_zeros(0, dtype=torch.int64)

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import reprlib
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -60,10 +61,13 @@ _RESERVED = {*_MEANS, *_NORMALS, *_DC, *_SCALES, *_QUATS, "opacity"}
 _SH_C0 = 0.28209479177387814
 """Value of the constant spherical harmonic."""
 
-# Brush and PlayCanvas's splat-transform mark splats that were trained with Mip-Splatting's filter like this.
-_ANTIALIASED = "SplatRenderMode: mip"
+ANTIALIASED = "SplatRenderMode: mip"
+"""Comment by which Brush and PlayCanvas's splat-transform mark splats trained with Mip-Splatting's filter."""
 
 _MAX_HEADER = 1 << 20
+_MAX_SIDECAR = 16 << 20
+_MAX_ID = (1 << 31) - 1
+_MAX_NAME = 200
 _BLOCK_BYTES = 1 << 19
 """Vertices are read and written in blocks that fit into the processor's cache: twice as fast as all at once."""
 
@@ -350,7 +354,7 @@ def _read_columns(file: IO[bytes], size: int, header: _Header, columns: _Columns
     )
     return Splat(
         **tensors,
-        antialiased=any(_ANTIALIASED.lower() in comment.lower() for comment in header.comments),
+        antialiased=any(ANTIALIASED.lower() in comment.lower() for comment in header.comments),
         labels=None if labels is None else torch.from_numpy(labels),
         extra={name: torch.from_numpy(values) for name, values in extra.items()},
     )
@@ -515,11 +519,118 @@ def _warn(message: str) -> None:
     CONSOLE.print(f"[bold yellow]Warning:[/bold yellow] {escape(message)}")
 
 
+# ---------------------------------------------------------------------------------------------------- objects
+
+
+def sidecar_path(path: str | Path) -> Path:
+    """Where the objects of a PLY are told of: `<stem>.objects.json` beside it."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.objects.json")
+
+
+def read_objects(path: str | Path) -> ObjectTable | None:
+    """What the objects of a splat are called: `<stem>.objects.json` beside its PLY, as `write_ply` writes it.
+
+    Names are cut to 200 characters on one line without control characters, colours to 0..1. An object without
+    a name or a colour gets those of `ObjectTable.create`. Counts, boxes and file names are passed over.
+
+    Args:
+        path: The PLY file.
+
+    Returns:
+        The objects, or None if there is no such file.
+
+    Raises:
+        PlyError: The file cannot be read, is larger than 16 MiB, or holds something else.
+    """
+    path = sidecar_path(path)
+    expected = 'Expected {"objects": [{"id": 3, "name": "cup", "color": [0.8, 0.1, 0.0]}, ...]}'
+    try:
+        if not path.exists():
+            return None
+        if not path.is_file():  # a pipe would be waited for
+            raise PlyError(f"{path} is not a file. {expected} in one; remove it to go without names.")
+        with path.open("rb") as file:
+            data = file.read(_MAX_SIDECAR + 1)
+    except OSError as error:
+        raise PlyError(
+            f"{path} cannot be read ({error.strerror or error}). Expected a readable file."
+        ) from error
+    if len(data) > _MAX_SIDECAR:
+        raise PlyError(f"{path} is larger than {_MAX_SIDECAR >> 20} MiB. {expected} in less.")
+    try:
+        content = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise PlyError(f"{path} is not JSON ({error}). {expected}.") from None
+    entries = content.get("objects") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise PlyError(f"{path} holds {reprlib.repr(content)}. {expected}.")
+    names: dict[int, str] = {}
+    colors: dict[int, list[float]] = {}
+    for number, entry in enumerate(entries):
+        try:
+            object_id, name, color = _parse_object(entry)
+            if object_id in names:
+                raise ValueError(f"the id {object_id} a second time")
+        except ValueError as error:
+            raise PlyError(f"{path}: found {error} in object {number}. {expected}, each id once.") from None
+        names[object_id] = name or f"object {object_id}"
+        if color is not None:
+            colors[object_id] = color
+    return _table(list(names), names, colors)
+
+
+def _parse_object(entry: object) -> tuple[int, str, list[float] | None]:
+    """Id, name ("" if there is none) and colour of an entry.
+
+    Raises:
+        ValueError: Something else than expected; the message says what was found.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError(reprlib.repr(entry))
+    object_id, name, color = entry.get("id"), entry.get("name", ""), entry.get("color")
+    if isinstance(object_id, bool) or not isinstance(object_id, int) or not 0 <= object_id <= _MAX_ID:
+        raise ValueError(f"the id {reprlib.repr(object_id)}")
+    if not isinstance(name, str):
+        raise ValueError(f"the name {reprlib.repr(name)}")
+    if color is not None and not _is_color(color):
+        raise ValueError(f"the color {reprlib.repr(color)}")
+    printable = "".join(c if c.isprintable() else " " for c in name)
+    return object_id, " ".join(printable.split())[:_MAX_NAME], color
+
+
+def _is_color(value: object) -> bool:
+    """Whether it is three finite numbers."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)
+        and all(abs(x) < 1e30 for x in value)  # no NaN, and no integer that is no float
+    )
+
+
+def _table(
+    ids: Sequence[int], names: Mapping[int, str] | None, colors: Mapping[int, Sequence[float]] | None
+) -> ObjectTable:
+    """A table in which some objects have colours of their own."""
+    table = ObjectTable.create(ids, names)
+    own = table.colors.clone()
+    for row, object_id in enumerate(table.ids):
+        if colors is not None and object_id in colors:
+            own[row] = torch.tensor([float(x) for x in colors[object_id]]).clamp(0.0, 1.0)
+    return replace(table, colors=own)
+
+
 # ---------------------------------------------------------------------------------------------------- writing
 
 
 def write_ply(
-    path: str | Path, splat: Splat, *, names: Mapping[int, str] | None = None, extra: bool = True
+    path: str | Path,
+    splat: Splat,
+    *,
+    names: Mapping[int, str] | None = None,
+    colors: Mapping[int, Sequence[float]] | None = None,
+    extra: bool = True,
 ) -> Path:
     """Write a splat as a binary PLY file that any viewer opens, and what its objects are beside it.
 
@@ -530,10 +641,12 @@ def write_ply(
 
     With labels or names, `<stem>.objects.json` is written too::
 
-        {"objects": [{"id": 3, "name": "cup", "gaussians": 1234, "color": [0.8, 0.1, 0.0]}, ...],
+        {"objects": [{"id": 3, "name": "cup", "gaussians": 1234, "color": [0.8, 0.1, 0.0],
+                      "box": {"min": [-1.0, 0.0, 0.2], "max": [0.1, 2.0, 0.9]}}, ...],
          "unknown_gaussians": 56}
 
-    sorted by id, with every id that a Gaussian or a name has; `color` as in `object_colors`.
+    sorted by id, with every id that a Gaussian or a name has; `color` as in `object_colors` unless given, `box`
+    that of the Gaussians' centres, null without any. `read_objects` reads it.
 
     A file appears under its name only when it is complete; one from before is then replaced.
 
@@ -541,37 +654,59 @@ def write_ply(
         path: Where to. Missing folders are made.
         splat: What to write, on any device.
         names: Names of objects by id; "object 7" where missing.
+        colors: Colours of objects by id, RGB in 0..1; those of `object_colors` where missing.
         extra: Write `Splat.extra`.
 
     Returns:
         The path of the PLY file.
 
     Raises:
-        PlyError: The file cannot be written (what was there before is still there), the splat is empty, or
-            its labels or extra properties do not fit.
+        PlyError: The file cannot be written (what was there before is still there), the splat is empty, its
+            labels or extra properties do not fit, or a colour is not three finite numbers.
     """
     path = Path(path)
-    if len(splat) == 0:
-        raise PlyError(
-            f"There is nothing to write to {path}: the splat is empty, expected a Gaussian at least."
-        )
-    splat = replace(splat, extra=splat.extra if extra else {})
-    _check_extra(splat, path)
-    splat = splat.to("cpu")
-    parameters = {name: getattr(splat, name).detach().float() for name in _PARAMETERS}
-    labels = None if splat.labels is None else torch.from_numpy(_as_labels(splat.labels.numpy()))
-    splat = _usable_only(replace(splat, **parameters, labels=labels), f"to write to {path}")
+    splat = prepare_splat(splat, str(path), extra=extra)
     files: dict[Path, Iterable[bytes]] = {}
     if splat.labels is not None or names:
-        text = json.dumps(_objects(splat, names), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        # A name of a broken file name may hold half a character: its escape is what JSON has for it.
-        files[path.with_name(f"{path.stem}.objects.json")] = [text.encode("utf-8", "backslashreplace")]
-    files[path] = _vertex_blocks(splat)
-    _write_files(files)
+        files[sidecar_path(path)] = [sidecar_bytes(splat, names, colors=colors)]
+    files[path] = vertex_blocks(splat)
+    write_files(files)
     return path
 
 
-def _check_extra(splat: Splat, path: Path) -> None:
+def ply_bytes(splat: Splat, *, extra: bool = True) -> bytes:
+    """What the PLY file that `write_ply` writes holds.
+
+    Raises:
+        PlyError: The splat is empty, or its labels or extra properties do not fit.
+    """
+    return b"".join(vertex_blocks(prepare_splat(splat, "a PLY", extra=extra)))
+
+
+def prepare_splat(splat: Splat, where: str, *, extra: bool = True) -> Splat:
+    """The splat as `vertex_blocks` takes it: float32 on the CPU, without what cannot be drawn.
+
+    Args:
+        splat: Any splat, on any device.
+        where: Where it goes, for messages.
+        extra: Keep `Splat.extra`.
+
+    Raises:
+        PlyError: The splat is empty, or its labels or extra properties do not fit.
+    """
+    if len(splat) == 0:
+        raise PlyError(
+            f"There is nothing to write to {where}: the splat is empty, expected a Gaussian at least."
+        )
+    splat = replace(splat, extra=splat.extra if extra else {})
+    _check_extra(splat, where)
+    splat = splat.to("cpu")
+    parameters = {name: getattr(splat, name).detach().float() for name in _PARAMETERS}
+    labels = None if splat.labels is None else torch.from_numpy(_as_labels(splat.labels.numpy()))
+    return _usable_only(replace(splat, **parameters, labels=labels), f"to write to {where}")
+
+
+def _check_extra(splat: Splat, where: str) -> None:
     """Raises PlyError if labels or extra properties cannot be written."""
     checked: dict[str, Tensor] = {f"extra[{name!r}]": value for name, value in splat.extra.items()}
     if splat.labels is not None:
@@ -579,35 +714,77 @@ def _check_extra(splat: Splat, path: Path) -> None:
     for name, value in checked.items():
         if value.shape != (len(splat),):
             raise PlyError(
-                f"Cannot write {path}: Splat.{name} has shape {list(value.shape)}, expected [{len(splat)}]."
+                f"Cannot write {where}: Splat.{name} has shape {list(value.shape)}, expected [{len(splat)}]."
             )
     for name in splat.extra:
         if name in _RESERVED or _REST.fullmatch(name) or (name == "object_id" and splat.labels is not None):
             raise PlyError(
-                f"Cannot write {path}: the extra property {name!r} has the name of a property of every splat. "
+                f"Cannot write {where}: the extra property {name!r} has the name of a property of every splat. "
                 "Rename it, or write with extra=False."
             )
         if name.split() != [name]:
             raise PlyError(
-                f"Cannot write {path}: found the extra property {name!r}, expected a name of one word. Rename it."
+                f"Cannot write {where}: found the extra property {name!r}, expected a name of one word. Rename it."
             )
 
 
-def _objects(splat: Splat, names: Mapping[int, str] | None) -> dict[str, object]:
-    """What `<stem>.objects.json` holds."""
+def sidecar_bytes(
+    splat: Splat,
+    names: Mapping[int, str] | None = None,
+    *,
+    colors: Mapping[int, Sequence[float]] | None = None,
+    files: Mapping[int, str] | None = None,
+) -> bytes:
+    """What `<stem>.objects.json` holds (`write_ply`), one object a line.
+
+    Args:
+        splat: What `prepare_splat` gave.
+        names: Names by id.
+        colors: Colours by id.
+        files: If given, each object also has the name of its file, null for those without.
+
+    Raises:
+        PlyError: A colour is not three finite numbers.
+    """
+    for object_id, color in (colors or {}).items():
+        if not _is_color(color):
+            raise PlyError(
+                f"The color of object {object_id} is {reprlib.repr(color)}: expected three finite numbers in 0..1."
+            )
     labels = torch.full((len(splat),), IGNORE) if splat.labels is None else splat.labels
-    ids, counts = torch.unique(labels, return_counts=True)
+    ids, rows, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     gaussians = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-    table = ObjectTable.create([*gaussians, *(names or {})], names)
-    objects = [
-        {"id": i, "name": name, "gaussians": gaussians.get(i, 0), "color": color}
-        for i, name, color in zip(table.ids, table.names, table.colors.tolist(), strict=True)
-    ]
-    return {"objects": objects, "unknown_gaussians": gaussians.get(IGNORE, 0)}
+    boxes = _boxes(splat.means, rows, len(ids))
+    box_of = {i: {"min": low, "max": high} for i, (low, high) in zip(ids.tolist(), boxes, strict=True)}
+    table = _table([*gaussians, *(names or {})], names, colors)
+    lines = []
+    for i, name, color in zip(table.ids, table.names, table.colors.tolist(), strict=True):
+        entry = {
+            "id": i,
+            "name": name,
+            "gaussians": gaussians.get(i, 0),
+            "color": color,
+            "box": box_of.get(i),
+        }
+        if files is not None:
+            entry["file"] = files.get(i)
+        lines.append("  " + json.dumps(entry, ensure_ascii=False, allow_nan=False))
+    objects = "[\n" + ",\n".join(lines) + "\n ]" if lines else "[]"
+    text = f'{{"objects": {objects},\n "unknown_gaussians": {gaussians.get(IGNORE, 0)}}}\n'
+    # A name of a broken file name may hold half a character: its escape is what JSON has for it.
+    return text.encode("utf-8", "backslashreplace")
 
 
-def _vertex_blocks(splat: Splat) -> Iterator[bytes]:
-    """Header and vertices."""
+def _boxes(means: Tensor, rows: Tensor, count: int) -> list[list[list[float]]]:
+    """Smallest and largest coordinates `[count, 2, 3]` of centres `[N, 3]` that belong to rows `[N]`."""
+    index = rows[:, None].expand(-1, 3)
+    low = means.new_full((count, 3), torch.inf).scatter_reduce_(0, index, means, "amin")
+    high = means.new_full((count, 3), -torch.inf).scatter_reduce_(0, index, means, "amax")
+    return torch.stack([low, high], dim=1).tolist()
+
+
+def vertex_blocks(splat: Splat) -> Iterator[bytes]:
+    """Header and vertices of a PLY, piece by piece, of what `prepare_splat` gave."""
     n_rest = 3 * splat.features_rest.shape[1]
     rest = (f"f_rest_{i}" for i in range(n_rest))
     properties = [f"float {name}" for name in (*_MEANS, *_NORMALS, *_DC, *rest, "opacity", *_SCALES, *_QUATS)]
@@ -620,7 +797,7 @@ def _vertex_blocks(splat: Splat) -> Iterator[bytes]:
         "format binary_little_endian 1.0",
         f"element vertex {len(splat)}",
         *(f"property {prop}" for prop in properties),
-        *([f"comment {_ANTIALIASED}"] if splat.antialiased else []),
+        *([f"comment {ANTIALIASED}"] if splat.antialiased else []),
         "end_header",
     ]
     yield "".join(f"{line}\n" for line in header).encode()
@@ -644,7 +821,7 @@ def _vertex_blocks(splat: Splat) -> Iterator[bytes]:
         yield np.concatenate(block, axis=1).astype("<f4", copy=False).tobytes()
 
 
-def _write_files(files: Mapping[Path, Iterable[bytes]]) -> None:
+def write_files(files: Mapping[Path, Iterable[bytes]]) -> None:
     """Writes all files under other names first and renames them when all are complete, the last one last.
 
     Raises:

@@ -21,7 +21,7 @@ from rich.console import Console
 from gradiseg_ns.rendering import Camera
 from gradiseg_ns.scene import ply
 from gradiseg_ns.scene.objects import object_colors
-from gradiseg_ns.scene.ply import PlyError, read_ply, write_ply
+from gradiseg_ns.scene.ply import PlyError, ply_bytes, read_objects, read_ply, write_ply
 from gradiseg_ns.scene.splat import Splat
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
@@ -132,6 +132,15 @@ def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(read_ply(write_ply(tmp_path / "a.ply", splat)), splat)
     read = read_ply(write_file(tmp_path / "b.ply", columns_of(splat), "ascii"))
     assert_same(read, splat)
+
+
+def test_bytes_are_those_of_the_file(tmp_path: Path) -> None:
+    splat = make_splat(labels=True)
+    splat.extra = {"age": torch.arange(7)}
+    assert ply_bytes(splat) == write_ply(tmp_path / "a.ply", splat).read_bytes()
+    assert ply_bytes(splat, extra=False) == write_ply(tmp_path / "a.ply", splat, extra=False).read_bytes()
+    with pytest.raises(PlyError, match="nothing to write"):
+        ply_bytes(make_splat(0))
 
 
 def test_labels_extra_and_antialiasing(tmp_path: Path) -> None:
@@ -404,12 +413,17 @@ def test_sidecar(tmp_path: Path) -> None:
     text = (tmp_path / "my.scene.objects.json").read_text(encoding="utf-8")
     assert "tasse à café" in text and text.endswith("\n")
     colors = object_colors([0, 3, 7, 12]).tolist()
+
+    def box(*rows: int) -> dict[str, list[float]]:
+        means = splat.means[list(rows)]
+        return {"min": means.amin(dim=0).tolist(), "max": means.amax(dim=0).tolist()}
+
     assert json.loads(text) == {
         "objects": [
-            {"id": 0, "name": "object 0", "gaussians": 1, "color": colors[0]},
-            {"id": 3, "name": "cup \ud800", "gaussians": 1, "color": colors[1]},
-            {"id": 7, "name": "object 7", "gaussians": 3, "color": colors[2]},
-            {"id": 12, "name": "tasse à café", "gaussians": 0, "color": colors[3]},
+            {"id": 0, "name": "object 0", "gaussians": 1, "color": colors[0], "box": box(4)},
+            {"id": 3, "name": "cup \ud800", "gaussians": 1, "color": colors[1], "box": box(1)},
+            {"id": 7, "name": "object 7", "gaussians": 3, "color": colors[2], "box": box(0, 2, 5)},
+            {"id": 12, "name": "tasse à café", "gaussians": 0, "color": colors[3], "box": None},
         ],
         "unknown_gaussians": 2,
     }
@@ -419,6 +433,87 @@ def test_sidecar(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "b.objects.json").read_text())
     assert data["unknown_gaussians"] == 7
     assert [entry["gaussians"] for entry in data["objects"]] == [0]
+    splat.labels = torch.full((7,), -1, dtype=torch.int32)
+    write_ply(tmp_path / "c.ply", splat)
+    assert json.loads((tmp_path / "c.objects.json").read_text()) == {"objects": [], "unknown_gaussians": 7}
+
+
+def test_the_sidecar_is_read_as_it_was_written(tmp_path: Path) -> None:
+    splat = make_splat(labels=True)
+    splat.labels = torch.tensor([7, 3, 7, -1, 0, 7, -1], dtype=torch.int32)
+    names = {3: "cup\n\x1b[31m \ud800 two", 12: "n" * 300, 7: "\t", -1: "no"}
+    colors = {3: (0.25, 0.5, 2), 12: [-1.0, 0.0, 1.0], 5: (0.0, 0.0, 0.0)}
+    path = write_ply(tmp_path / "a.b.ply", splat, names=names, colors=colors)
+    table = read_objects(str(path))
+    assert table is not None
+    assert table.ids == (0, 3, 7, 12)
+    assert table.names == ("object 0", "cup [31m two", "object 7", "n" * 200)
+    default = object_colors([0, 7]).tolist()
+    assert table.colors.tolist() == [default[0], [0.25, 0.5, 1.0], default[1], [0.0, 0.0, 1.0]]
+    assert read_objects(tmp_path / "other.ply") is None
+    (tmp_path / "linked.objects.json").symlink_to(tmp_path / "a.b.objects.json")
+    linked = read_objects(tmp_path / "linked.ply")
+    assert linked is not None and linked.names == table.names
+    (tmp_path / "less.objects.json").write_text('\ufeff{"objects": [{"id": 4}, {"id": 2}]}', encoding="utf-8")
+    less = read_objects(tmp_path / "less.ply")
+    assert less is not None and less.ids == (2, 4) and less.names == ("object 2", "object 4")
+    for wrong in ((0.0, 1.0), (0.0, 1.0, float("nan")), "red"):
+        with pytest.raises(PlyError, match="color of object 3"):
+            write_ply(tmp_path / "c.ply", splat, colors={3: wrong})  # type: ignore[dict-item]
+    assert not (tmp_path / "c.ply").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("\xff", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        (
+            '{"objects": [{"id": ' + "9" * 5000 + "}]}",
+            "",
+        ),  # how large an integer may be depends on the Python
+        ("[]", "holds []"),
+        ("[" * 50 + "]" * 50, "holds [[["),
+        ('{"objects": {"id": 1}}', "holds {'objects'"),
+        ('{"objects": [[1]]}', "found [1] in object 0"),
+        ('{"objects": [{"id": 1}, {"id": true}]}', "the id True in object 1"),
+        ('{"objects": [{"name": "cup"}]}', "the id None"),
+        ('{"objects": [{"id": "1"}]}', "the id '1'"),
+        ('{"objects": [{"id": 1.0}]}', "the id 1.0"),
+        ('{"objects": [{"id": -1}]}', "the id -1"),
+        ('{"objects": [{"id": 2147483648}]}', "the id 2147483648"),
+        ('{"objects": [{"id": 1}, {"id": 1}]}', "the id 1 a second time"),
+        ('{"objects": [{"id": 1, "name": 5}]}', "the name 5"),
+        ('{"objects": [{"id": 1, "name": null}]}', "the name None"),
+        ('{"objects": [{"id": 1, "color": [0, 1]}]}', "the color [0, 1]"),
+        ('{"objects": [{"id": 1, "color": [0, 1, NaN]}]}', "the color [0, 1, nan]"),
+        ('{"objects": [{"id": 1, "color": [0, 1, 1e999]}]}', "the color [0, 1, inf]"),
+        ('{"objects": [{"id": 1, "color": [0, 1, ' + "9" * 400 + "]}]}", "the color [0, 1, 99"),
+        ('{"objects": [{"id": 1, "color": [0, 1, true]}]}', "the color [0, 1, True]"),
+        ('{"objects": [{"id": 1, "color": "red"}]}', "the color 'red'"),
+    ],
+)
+def test_damaged_sidecar(tmp_path: Path, text: str, found: str) -> None:
+    path = tmp_path / "a.objects.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(PlyError) as error:
+        read_objects(tmp_path / "a.ply")
+    for part in (str(path), "xpected", found):
+        assert part in str(error.value), str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_sidecars_that_are_no_file_or_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.objects.json").mkdir()
+    with pytest.raises(PlyError, match=r"a\.objects\.json is not a file"):
+        read_objects(tmp_path / "a.ply")
+    (tmp_path / "b.objects.json").write_text('{"objects": []}' + " " * 100)
+    assert read_objects(tmp_path / "b.ply") is not None
+    monkeypatch.setattr(ply, "_MAX_SIDECAR", 100)
+    with pytest.raises(PlyError, match="larger than"):
+        read_objects(tmp_path / "b.ply")
 
 
 # ------------------------------------------------------------------------------------------------------- errors

@@ -1,0 +1,7 @@
+"""The panel in nerfstudio's viewer: click objects, see them, change them, take them along.
+
+In: a pipeline of gradiseg, and nerfstudio's viewer. Out: edits and a selection (`scene.editing`), files for download.
+`session` does what a person can do, without widgets; `panel` has the widgets.
+
+May not be touched here: parameters, optimizers, the training. All that is read from the model is read while the training waits.
+"""

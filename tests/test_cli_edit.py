@@ -1,0 +1,201 @@
+"""`gradiseg export` and `gradiseg import`: a run leaves as files and comes back as a run that shows the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gradiseg_ns import cli, run_files, runs, sources
+from gradiseg_ns.cli_edit import Export, Import
+from gradiseg_ns.scene.ply import PlyError, read_objects, read_ply, write_ply
+from gradiseg_ns.sources import SourceError
+
+from .scenes import write_scene
+
+STEPS = 60
+OPTIONS = {"pipeline.model.boundary_refiner": False, "pipeline.model.schedule.identity_from": 0.0}
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "balls", views=12)
+
+
+def train(scene: Path, folder: Path, **options: Any) -> Path:
+    config = runs.make_config(
+        "gradiseg-lite", scene, folder, steps=STEPS, device="cpu", options={**OPTIONS, **options}
+    )
+    runs.train(config)
+    return config.get_base_dir()
+
+
+@pytest.fixture(scope="module")
+def trained(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(scene, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """The run in a folder of its own, where new runs may lie beside it."""
+    folder = tmp_path / "balls" / "gradiseg-lite" / "run"
+    shutil.copytree(trained, folder)
+    config = sources.load_run(folder).config
+    config.output_dir, config.timestamp = tmp_path, "run"
+    import yaml
+
+    (folder / "config.yml").write_text(yaml.dump(config))
+    return folder
+
+
+def shown(config: Path) -> dict[str, torch.Tensor]:
+    """What ns-render would show of the first held-out view."""
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    _, pipeline, _, _ = eval_setup(config)
+    camera, _ = pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    with torch.no_grad():
+        outputs: Any = pipeline.model.get_outputs_for_camera(camera)
+    return {"rgb": outputs["rgb"], "segmentation": outputs["segmentation"], "ids": outputs.object_ids}
+
+
+def labels_of(folder: Path) -> torch.Tensor:
+    return run_files.labels_of_run(sources.load_run(folder))
+
+
+def test_a_run_comes_back_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Export(run, device="cpu").main()
+    printed = capsys.readouterr().out
+    assert "red ball" in printed and "scene.ply" in printed and "Saved" in printed
+    ply = run / "export" / "scene.ply"
+    objects = read_objects(ply)
+    assert objects is not None and objects.names == ("floor", "red ball", "blue ball")
+    splat = sources.load_run(run).splat
+    assert torch.equal(read_ply(ply).means, splat.means)
+
+    Import(ply, load_config=run, device="cpu").main()
+    imported = run.parent / "run-imported"
+    assert str(imported / "config.yml") in capsys.readouterr().out.replace("\n", "")
+    assert (imported / "dataparser_transforms.json").exists()
+    assert torch.equal(labels_of(imported), labels_of(run))
+    before, after = shown(run / "config.yml"), shown(imported / "config.yml")
+    assert float((before["rgb"] - after["rgb"]).abs().max()) <= 1 / 255
+    assert float(after["rgb"].std()) > 0.05
+    # Codes are as far apart as can be, learned encodings are not: maps differ where objects meet.
+    assert float((before["ids"] == after["ids"]).float().mean()) > 0.8
+    with pytest.raises(SourceError, match=r"run-imported exists already"):
+        Import(ply, load_config=imported.parent / "run", device="cpu").main()
+    # out and in once more: nothing changes
+    Export(imported, device="cpu").main()
+    for name in ("scene.ply", "scene.objects.json"):
+        assert (imported / "export" / name).read_bytes() == (run / "export" / name).read_bytes()
+
+
+def test_what_a_person_changed_in_between_is_kept(run: Path) -> None:
+    """Fewer Gaussians, without spherical harmonics, some of unknown objects; other names, colours and ids."""
+    Export(run, device="cpu").main()
+    splat = read_ply(run / "export" / "scene.ply")
+    splat = splat.select(torch.arange(0, len(splat), 2))
+    assert splat.labels is not None
+    splat.labels[splat.labels == 7] = 300
+    splat.labels[:20] = -1
+    splat.features_rest = splat.features_rest[:, :0]
+    splat.features_dc.clamp_(-1.7, 1.7)  # a model without harmonics has colours in 0..1 only
+    splat.antialiased = True
+    path = write_ply(
+        run.parent / "changed.ply",
+        splat,
+        names={300: "[bold]plum", 1: "cherry", 0: "floor"},
+        colors={300: (0.5, 0.0, 0.5)},
+    )
+    Import(path, load_config=run, device="cpu").main()
+    imported = sources.load_run(run.parent / "run-imported")
+    model: Any = imported.config.pipeline.model
+    assert model.sh_degree == 0 and model.rasterize_mode == "antialiased"
+    assert torch.equal(run_files.labels_of_run(imported), splat.labels)
+    objects = run_files.objects_of_run(imported)
+    assert dict(zip(objects.ids, objects.names, strict=True)) == {0: "floor", 1: "cherry", 300: "[bold]plum"}
+    assert objects.colors[2].tolist() == [0.5, 0.0, 0.5]
+    zero = imported.state["_model.gauss_params.identity"].abs().amax(dim=1) == 0
+    assert torch.equal(zero, splat.labels < 0)
+    picture = shown(imported.config_path)["rgb"]
+    camera = imported.scene(maps=False).test.cameras[0]
+    assert float((splat.render(camera, imported.background)[0] - picture).abs().max()) <= 1 / 255
+
+
+def test_some_objects_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = labels_of(run)
+    Export(run, objects=("Blue Ball", "1"), separate=True, output_dir=tmp_path / "out", device="cpu").main()
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["1_red_ball.ply", "7_blue_ball.ply", "scene.objects.json"]
+    entries = json.loads((tmp_path / "out" / "scene.objects.json").read_text())["objects"]
+    assert [entry["name"] for entry in entries] == ["red ball", "blue ball"]
+    for entry in entries:
+        read = read_ply(tmp_path / "out" / entry["file"])
+        assert len(read) == entry["gaussians"] == int((labels == entry["id"]).sum())
+    printed = capsys.readouterr().out
+    assert "1_red_ball.ply" in printed and "floor" not in printed
+    assert str(int(torch.isin(labels, torch.tensor([1, 7])).sum())) in printed
+    # one of them alone is a run too
+    Import(tmp_path / "out" / "1_red_ball.ply", load_config=run, device="cpu").main()
+    objects = run_files.objects_of_run(sources.load_run(run.parent / "run-imported"))
+    assert objects.ids == (1,) and objects.names == ("red ball",), "named as in the run"
+
+
+def test_a_ply_of_others_and_a_folder_of_photos(scene: Path, run: Path, tmp_path: Path) -> None:
+    """Without object ids everything is one object."""
+    splat = sources.load_run(run).splat
+    path = write_ply(tmp_path / "my splat.ply", splat)
+    Import(path, data=scene, output_dir=tmp_path / "out", device="cpu").main()
+    folder = tmp_path / "out" / "balls" / "gradiseg-lite" / "my_splat-imported"
+    imported = sources.load_run(folder)
+    assert run_files.objects_of_run(imported).ids == (0,)
+    assert run_files.labels_of_run(imported).unique().tolist() == [0]
+    before, after = shown(run / "config.yml"), shown(folder / "config.yml")
+    assert float((before["rgb"] - after["rgb"]).abs().max()) <= 1 / 255
+    with pytest.raises(SourceError, match="exists already"):
+        Import(path, data=scene, output_dir=tmp_path / "out", device="cpu").main()
+
+
+def test_bad_input_names_what_was_found(scene: Path, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file"):
+        Export(tmp_path, device="cpu").main()
+    with pytest.raises(
+        SourceError, match=r"'cup': no such object.*0 \(floor\), 1 \(red ball\), 7 \(blue ball\)"
+    ):
+        Export(run, objects=("cup",), device="cpu").main()
+    plain = sources.load_run(run)
+    plain.config.pipeline.model.identity = False  # type: ignore[attr-defined]
+    plain.config.timestamp = "plain"
+    run_files.save_run(
+        plain, plain.config, {k: v for k, v in plain.state.items() if "identity" not in k}, None
+    )
+    with pytest.raises(SourceError, match="gradiseg lift --load-config"):
+        Export(run.parent / "plain", device="cpu").main()
+
+    Export(run, device="cpu").main()
+    ply = run / "export" / "scene.ply"
+    with pytest.raises(PlyError, match="does not exist"):
+        Import(tmp_path / "none.ply", load_config=run, device="cpu").main()
+    with pytest.raises(SourceError, match="either --load-config"):
+        Import(ply, device="cpu").main()
+    with pytest.raises(SourceError, match="either --load-config"):
+        Import(ply, load_config=run, data=scene, device="cpu").main()
+    with pytest.raises(SourceError, match="--output-dir goes with --data"):
+        Import(ply, load_config=run, output_dir=tmp_path, device="cpu").main()
+    splat = read_ply(ply)
+    splat.means += 1e4
+    with pytest.raises(SourceError, match="nerfstudio's frame"):
+        Import(write_ply(tmp_path / "far.ply", splat), load_config=run, device="cpu").main()
+    ply.with_name("scene.objects.json").write_text("[]")
+    with pytest.raises(PlyError, match=r"scene\.objects\.json"):
+        Import(ply, load_config=run, device="cpu").main()
+    assert not (run.parent / "run-imported").exists()
+
+
+def test_both_are_verbs_of_the_command() -> None:
+    assert cli.VERBS["export"] is Export and cli.VERBS["import"] is Import
