@@ -7,18 +7,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import tyro
+from PIL import Image
 
 from gradiseg_ns import cli, run_files, runs, sources
-from gradiseg_ns.cli_edit import Export, Import
+from gradiseg_ns.cli_edit import Edit, Export, Import
 from gradiseg_ns.scene.ply import PlyError, read_objects, read_ply, write_ply
 from gradiseg_ns.sources import SourceError
 
 from .scenes import write_scene
 
-STEPS = 60
-OPTIONS = {"pipeline.model.boundary_refiner": False, "pipeline.model.schedule.identity_from": 0.0}
+STEPS = 120
+OPTIONS = {
+    "pipeline.model.boundary_refiner": False,
+    "pipeline.model.schedule.identity_from": 0.0,
+    "pipeline.model.schedule.votes_at": 0.8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +206,103 @@ def test_bad_input_names_what_was_found(scene: Path, run: Path, tmp_path: Path) 
 
 def test_both_are_verbs_of_the_command() -> None:
     assert cli.VERBS["export"] is Export and cli.VERBS["import"] is Import
+
+
+def edit(run: Path, *flags: str) -> None:
+    """`gradiseg edit` in this process."""
+    tyro.cli(Edit, args=[str(run), *flags]).main()
+
+
+def test_edits_are_saved_drawn_by_ns_render_and_exported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nerfstudio.scripts.render import DatasetRender
+
+    before = labels_of(run)
+    other = tmp_path / "other.ply"
+    splat = sources.load_run(run).splat
+    write_ply(other, splat.select(before == 7))
+    edit(
+        run, "--swap", f"red ball={other}", "--move", "7=0.05,0,0.1", "--rotate", "7=0,0,90", "--scale", "7=1.5",
+        "--tint", "blue ball=#00ff00@0.9", "1=orange", "--rename", "7=lime", "--duplicate", "7",
+        "--picture", str(tmp_path / "before_after.png"),
+    )  # fmt: skip
+    assert "lime, copy" not in capsys.readouterr().out, "copies are made before names are given"
+    saved = json.loads((run / "edits.json").read_text())
+    assert len(saved["steps"]) == 8
+    assert len(list((run / "edits").glob("other-*.ply"))) == 1
+    with Image.open(tmp_path / "before_after.png") as picture:
+        assert picture.width >= 2 * 64
+
+    def rendered(name: str) -> np.ndarray:
+        out = tmp_path / name
+        DatasetRender(
+            load_config=run / "config.yml", output_path=out, rendered_output_names=["rgb"], split="test", image_format="png"
+        ).main()  # fmt: skip
+        return np.asarray(Image.open(sorted(out.rglob("*.png"))[0])).astype(int)
+
+    edited = rendered("edited")
+    monkeypatch.setenv("GRADISEG_EDITS", "off")
+    plain = rendered("plain")
+    assert (np.abs(edited - plain).max(axis=2) > 30).sum() > 20
+
+    monkeypatch.delenv("GRADISEG_EDITS")
+    assert torch.equal(labels_of(run), before), "the run itself is as it was"
+
+    Export(run, separate=True, output_dir=tmp_path / "out").main()
+    files = {path.stem: len(read_ply(path)) for path in (tmp_path / "out").glob("*.ply")}
+    count = int((before == 7).sum())
+    assert files["1_red_ball"] == count, "swapped"
+    assert files["7_lime"] == count
+    assert files["8_blue_ball_copy"] == count
+    Export(run, edits=False, output_dir=tmp_path / "plain_out").main()
+    assert len(read_ply(tmp_path / "plain_out" / "scene.ply")) == len(before)
+
+    edit(run, "--remove", "0", "8")
+    edit(run, "--undo", "1", "--hide", "0")
+    steps = [s["label"] for s in json.loads((run / "edits.json").read_text())["steps"]]
+    assert steps[-2:] == ["remove 0", "hide 0"]
+    edit(run, "--clear")
+    assert json.loads((run / "edits.json").read_text())["steps"] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--remove", "cup"],
+            "no such object as 'cup'; the scene has 0 (floor), 1 (red ball), 7 (blue ball)",
+        ),
+        (["--tint", "1"], "--tint 1: expected OBJECT=COLOR"),
+        (["--tint", "1=nocolor"], "found 'nocolor', expected a color"),
+        (["--tint", "1=red@7"], "expected 0 to 1"),
+        (["--move", "1=1,2"], "expected 3 numbers"),
+        (["--move", "1=nan,0,0"], "expected 3 numbers"),
+        (["--scale", "1=0"], "expected 0.0001 to 10000"),
+        (["--merge", "1=1"], "expected other objects"),
+        (["--rename", "0,1=x"], "expected one object, found 2"),
+        (["--swap", "1=missing.ply"], "does not exist"),
+        (["--undo", "3"], "--undo 3: expected 0 to 0"),
+    ],
+)
+def test_bad_edits_name_their_flag_and_change_nothing(run: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        edit(run, "--hide", "7", *flags)
+    assert message in str(caught.value)
+    assert not (run / "edits.json").exists()
+
+
+def test_ns_viewer_listens_to_this_machine_unless_asked() -> None:
+    from types import SimpleNamespace
+
+    from gradiseg_ns.commands import listen_locally
+
+    def host(given: str, *arguments: str) -> str:
+        command = SimpleNamespace(viewer=SimpleNamespace(websocket_host=given))
+        listen_locally(command, ["ns-viewer", *arguments])
+        return command.viewer.websocket_host
+
+    assert host("0.0.0.0") == "127.0.0.1"
+    assert host("0.0.0.0", "--viewer.websocket-host", "0.0.0.0") == "0.0.0.0"
+    assert host("0.0.0.0", "--viewer.websocket_host=0.0.0.0") == "0.0.0.0"
+    assert host("192.168.0.7", "--viewer.websocket-host", "192.168.0.7") == "192.168.0.7"

@@ -37,6 +37,8 @@ ROWS = 20
 """Objects shown at once; search or turn the page for others. Widgets are made once: viser keeps what it ever sent."""
 _REFRESH = 8.0
 """Seconds between looks at a scene that is being trained."""
+_PICTURE_FIRST = 0.03
+"""Seconds that the list waits so that the picture, for which somebody waits, gets the model first."""
 _WEIGHTS = 2.0
 """The slider goes from 10^-2 to 10^2."""
 _MAX_UPLOAD = 64 << 20
@@ -110,6 +112,7 @@ class GradisegPanel(ViewerControl):
         try:
             yield
         finally:
+            self.viewer.last_move_time = time.time()  # type: ignore[assignment] # the picture comes before the next step
             lock.release()
 
     def _build(self, gui: Any) -> None:
@@ -230,6 +233,7 @@ class GradisegPanel(ViewerControl):
                 try:
                     if act:
                         self.viewer._trigger_rerender()
+                        time.sleep(_PICTURE_FIRST)
                     self._refresh()
                 except Exception as error:
                     self._complain(error, client)
@@ -469,9 +473,9 @@ class GradisegPanel(ViewerControl):
             self._shown[index] = None if row is None else row.id
             if row is not None:
                 sure = "" if row.confidence is None else f", {row.confidence:.0%}"
-                mark = "\N{BLACK RIGHT-POINTING TRIANGLE} " if row.selected else ""
+                mark = " \N{BLACK LEFT-POINTING TRIANGLE}" if row.selected else ""
                 icon = viser.Icon.EYE_OFF if row.hidden else viser.Icon.EYE
-                label = f"{mark}{row.id}  {row.name}: {row.gaussians:,}{sure}"
+                label = f"{row.id}  {row.name}: {row.gaussians:,}{sure}{mark}"
                 self._set(button, label=label, color=_hex(row.color), icon_html=_svg(icon))
             button.visible = row is not None
         total = sum(row.gaussians for row in self._rows)

@@ -268,7 +268,13 @@ def all_kinds(splat: Splat) -> list[Step]:
     chosen = (splat.labels == 4) & (splat.means[:, 1] > 0)
     return [
         Step("one", (Hide((4,)), Hide((4,), False), Tint((9,), (0.1, 0.2, 0.3), 0.4), Tint((9,), None))),
-        Step("two", (Rename(4, "Tasse ☕"), Move((9,), Similarity((0.0, 1.0, 0.0, 0.0), (1.0, 2.0, 3.0), 0.5, (4.0, 5.0, 6.0))))),
+        Step(
+            "two",
+            (
+                Rename(4, "Tasse ☕"),
+                Move((9,), Similarity((0.0, 1.0, 0.0, 0.0), (1.0, 2.0, 3.0), 0.5, (4.0, 5.0, 6.0))),
+            ),
+        ),
         Step("three", (Assign((4,), region_of(splat, chosen), 20, "lid"), Duplicate(20, 21, "lid 2"))),
         Step("four", (Merge((20,), 9), Remove((0,)), Swap(9, "o.ply", Similarity()))),
     ]

@@ -1,0 +1,193 @@
+"""How long a person waits in the viewer: click to glowing selection, while training and after it, and edited frames against plain ones.
+
+    python benchmarks/viewer.py --run RUN [--data SCENE]
+
+The run's training goes on from its last checkpoint meanwhile, in a temporary folder; nothing of the run is changed. Clicks are sent by a client of
+the viewer's own protocol; the time ends when the first picture that was drawn with the selection has arrived.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from nerfstudio.viewer.viewer import Viewer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import gradiseg_ns.model as model_module
+from gradiseg_ns import runs, sources
+from gradiseg_ns.scene.editing import Selection
+from gradiseg_ns.scene.edits import Duplicate, Edit, Hide, Move, Remove, Similarity, Tint
+from tests.viewer.client import ViewerClient
+
+
+@dataclass
+class Args:
+    run: Path
+    """A gradiseg run: its config.yml or folder."""
+    data: Path | None = None
+    """Its photos; the run's own unless given."""
+    clicks: int = 20
+    frames: int = 15
+    """Frames of each kind."""
+    steps: int = 400
+    """Training steps that go on meanwhile, at most."""
+    device: str | None = None
+
+
+def frames(model: Any, camera: Any, count: int) -> None:
+    """Times of an edited frame and of a plain one, in turn."""
+    ids = [i for i in model.objects.ids if i in set(model._labels().unique().tolist())]
+    first, second = ids[len(ids) // 2], ids[-1]
+    pivot = tuple(model.means[model._labels() == first].median(dim=0).values.tolist())
+    turn = Similarity((0.9, 0.0, 0.0, 0.4), (0.05, 0.0, 0.0), 1.0, pivot)
+    kinds: dict[str, tuple[list[Edit], Selection]] = {
+        "selected": ([], Selection((first,))),
+        "hidden": ([Hide((first,))], Selection()),
+        "removed": ([Remove((first,))], Selection()),
+        "tinted": ([Tint((first,), (1.0, 0.0, 0.0))], Selection()),
+        "moved and turned": ([Move((first,), turn)], Selection()),
+        "duplicated": ([Duplicate(first, max(ids) + 1, "copy")], Selection()),
+        "all of it, selected": (
+            [Duplicate(first, max(ids) + 1, "copy"), Move((first,), turn), Tint((first,), (1.0, 0.0, 0.0)), Hide((second,))],
+            Selection((first,)),
+        ),
+    }  # fmt: skip
+
+    def frame() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        with torch.no_grad():
+            model.get_outputs_for_camera(camera)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    model.eval()
+    print(f"{'frame':22} {'edited':>9} {'plain':>9} {'ratio':>6}   medians of {count}")
+    for name, (edits, selection) in kinds.items():
+        model.editing.edits.clear()
+        model.editing.edits.push(name, *edits)
+        model.editing.select(selection)
+        times: dict[bool, list[float]] = {True: [], False: []}
+        for number in range(2 * (count + 1)):
+            model.editing.always = number % 2 == 0
+            times[model.editing.always].append(frame())
+        edited, plain = (statistics.median(times[key][1:]) for key in (True, False))
+        print(f"{name:22} {1000 * edited:6.0f} ms {1000 * plain:6.0f} ms {edited / plain:6.2f}")
+    model.editing.always = False
+    model.editing.edits.clear()
+    model.editing.select(Selection())
+
+
+def clicks(viewer: Viewer, panel: Any, count: int) -> list[float]:
+    """Seconds from a click to the first picture with the selection."""
+    drawn: list[float] = []
+    original = model_module.glow
+
+    def glow(*args: Any) -> Any:
+        drawn.append(time.perf_counter())
+        return original(*args)
+
+    model_module.glow = glow
+    waits: list[float] = []
+    server = viewer.viser_server
+    try:
+        with ViewerClient(server.get_port(), server=server) as client:
+            frustum = viewer.camera_handles[min(viewer.camera_handles)]
+            client.camera(position=tuple(frustum.position), wxyz=tuple(frustum.wxyz), fov=0.75, aspect=4 / 3)
+            client.wait_picture(timeout=120)
+            random.seed(0)
+            for _ in range(count):
+                client.set("Select", "Pick")
+                client.wait(lambda: client.pointer_enabled == "click", timeout=60)
+                time.sleep(random.uniform(0.5, 1.0))
+                version = panel.session.editing.version
+                start = time.perf_counter()
+                client.click(random.uniform(0.3, 0.7), random.uniform(0.3, 0.7))
+                client.wait(lambda v=version: panel.session.editing.version != v, timeout=60)
+                selected = time.perf_counter()
+                client.wait(lambda t=selected: drawn and drawn[-1] > t, timeout=60)
+                pictures = client.picture_count
+                client.wait(lambda n=pictures: client.picture_count > n, timeout=60)
+                waits.append(time.perf_counter() - start)
+    finally:
+        model_module.glow = original
+    return waits
+
+
+def report(what: str, waits: list[float]) -> None:
+    ordered = sorted(waits)
+    print(
+        f"click to glowing selection, {what}: median {statistics.median(ordered):.2f} s, 90 % within "
+        f"{ordered[int(0.9 * (len(ordered) - 1))]:.2f} s, longest {ordered[-1]:.2f} s ({len(ordered)} clicks)"
+    )
+
+
+def main(args: Args) -> None:
+    run = sources.load_run(args.run)
+    data = args.data or run.scene(maps=False).data
+    with tempfile.TemporaryDirectory() as folder:
+        config = runs.make_config(
+            str(run.config.method_name), data, Path(folder), steps=args.steps, device=args.device,
+            options={"pipeline.datamanager.masks_dir": run.config.pipeline.datamanager.masks_dir},  # type: ignore[attr-defined]
+        )  # fmt: skip
+        config.vis = "viewer"
+        config.viewer.websocket_host = "127.0.0.1"
+        config.load_dir = run.checkpoint.parent
+        config.save_config()
+        trainer = config.setup(local_rank=0, world_size=1)
+        trainer.setup()
+        panel: Any = trainer.pipeline.viewer_panel
+        print(f"{trainer.pipeline.model.num_points} Gaussians, {len(trainer.pipeline.model.objects)} objects")
+        frames(trainer.pipeline.model, trainer.pipeline.datamanager.train_dataset.cameras[0:1], args.frames)
+        stop = threading.Event()
+        original: Callable[[int], Any] = trainer.train_iteration
+
+        def iteration(step: int) -> Any:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            return original(step)
+
+        trainer.train_iteration = iteration
+        steps: list[float] = []
+
+        def train() -> None:
+            try:
+                trainer.train()
+            except (KeyboardInterrupt, SystemExit):
+                pass
+
+        thread = threading.Thread(target=train, daemon=True)
+        trainer.training_state = "paused"
+        thread.start()
+        views = len(trainer.pipeline.datamanager.train_dataset)
+        while len(getattr(trainer.viewer_state, "camera_handles", ())) < min(views, 512):
+            time.sleep(0.1)
+        report("training paused", clicks(trainer.viewer_state, panel, args.clicks))
+        trainer.pipeline.model.editing.select(Selection())
+        trainer.training_state = "training"
+        time.sleep(5)
+        before, start = trainer.step, time.perf_counter()
+        waits = clicks(trainer.viewer_state, panel, args.clicks)
+        steps.append((trainer.step - before) / (time.perf_counter() - start))
+        stop.set()
+        thread.join(timeout=60)
+        report("while training", waits)
+        print(f"meanwhile {steps[0]:.1f} training steps a second")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
