@@ -8,6 +8,7 @@ the viewer's own protocol; the time ends when the first picture that was drawn w
 
 from __future__ import annotations
 
+import copy
 import random
 import statistics
 import sys
@@ -26,7 +27,7 @@ from nerfstudio.viewer.viewer import Viewer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gradiseg_ns.model as model_module
-from gradiseg_ns import runs, sources
+from gradiseg_ns import sources
 from gradiseg_ns.scene.editing import Selection
 from gradiseg_ns.scene.edits import Duplicate, Edit, Hide, Move, Remove, Similarity, Tint
 from tests.viewer.client import ViewerClient
@@ -140,10 +141,14 @@ def main(args: Args) -> None:
     run = sources.load_run(args.run)
     data = args.data or run.scene(maps=False).data
     with tempfile.TemporaryDirectory() as folder:
-        config = runs.make_config(
-            str(run.config.method_name), data, Path(folder), steps=args.steps, device=args.device,
-            options={"pipeline.datamanager.masks_dir": run.config.pipeline.datamanager.masks_dir},  # type: ignore[attr-defined]
-        )  # fmt: skip
+        config = copy.deepcopy(run.config)
+        config.output_dir, config.max_num_iterations = Path(folder), args.steps
+        config.machine.device_type = (
+            "cuda" if (args.device or config.machine.device_type) == "cuda" else "cpu"
+        )
+        config.pipeline.datamanager.data = data  # type: ignore[attr-defined]
+        config.load_step = config.load_checkpoint = None
+        config.set_timestamp()
         config.vis = "viewer"
         config.viewer.websocket_host = "127.0.0.1"
         config.load_dir = run.checkpoint.parent

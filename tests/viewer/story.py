@@ -40,13 +40,14 @@ def tell_story(
     shot("start")
     for x, y in points:
         click_object(browser, "Pick", x, y)
-        browser.wait(lambda: selected(browser) != "nothing", what="a selection")
-        if not any(word in selected(browser) for word in ("floor", "table", "background")):
+        browser.page.wait_for_timeout(2500)
+        if selected(browser) != "nothing" and not any(
+            word in selected(browser) for word in ("floor", "table", "background")
+        ):
             break
     name = selected(browser).rsplit(" (", 1)[0]
     shot("picked")
     browser.press("Isolate")
-    browser.wait(lambda: browser.page.get_by_text("Show all").count() > 0)
     browser.page.wait_for_timeout(2500)
     shot("isolated")
     browser.press("Undo")

@@ -107,7 +107,7 @@ def test_markdown_never_holds_names(opened: Opened) -> None:
     client = opened.connect()
     opened.session.select([1])
     opened.session.rename("{evil}")
-    client.press("Show all")
+    client.set("Hidden", "Show all")
     client.wait(lambda: client.find("1  {evil}", startswith=True))
     panel = [w for w in client.widgets() if w.type == "markdown"]
     assert not [w for w in panel if "evil" in str(w.value)]
@@ -134,7 +134,7 @@ def test_errors_become_messages_and_the_viewer_goes_on(
     client.set("See", "Hide")
     client.wait(lambda: any("nothing is selected" in n.body for n in client.notifications))
     monkeypatch.setattr(opened.session, "show_all", lambda: 1 / 0)
-    client.press("Show all")
+    client.set("Hidden", "Show all")
     client.wait(lambda: any("division by zero" in n.body for n in client.notifications))
     # A broken arrangement: the picture stays as it was trained, a person is told, the renderer lives.
     import gradiseg_ns.scene.editing as editing
