@@ -43,7 +43,7 @@ class Tour:
     output: Path = ROOT / "docs"
     size: tuple[int, int] = (1280, 860)
     """Of the browser's window, pixels."""
-    points: tuple[float, ...] = (0.5, 0.5, 0.45, 0.6, 0.55, 0.6, 0.5, 0.7, 0.4, 0.5, 0.6, 0.5, 0.5, 0.4)
+    points: tuple[float, ...] = (0.36, 0.7, 0.61, 0.67, 0.5, 0.6, 0.5, 0.7)
     """Points to click until one is on an object: x and y as shares of the picture, in turn."""
     wheel: int = 0
     """Turns of the mouse wheel before the tour: negative comes nearer."""
@@ -80,7 +80,10 @@ class Tour:
                         browser.page.wait_for_timeout(3000)
 
                     def shot(word: str) -> None:
-                        browser.page.get_by_text("GradiSeg", exact=True).first.scroll_into_view_if_needed()
+                        browser.page.get_by_text("GradiSeg", exact=True).first.evaluate(
+                            "element => element.scrollIntoView({block: 'start'})"
+                        )
+                        browser.page.wait_for_timeout(500)
                         path = folder / f"{word}.png"
                         browser.screenshot(path)
                         shots.append((word, path))

@@ -68,9 +68,8 @@ class Demo:
         )
         CONSOLE.print(f"Look at [bold]{picture}[/bold]")
         CONSOLE.print(
-            f"Open the viewer:  ns-viewer --load-config {config.get_base_dir() / 'config.yml'} "
-            "--viewer.websocket-host 127.0.0.1\n"
-            "  then open the address it prints, and choose [bold]segmentation[/bold] under Output type",
+            f"Open the viewer:  ns-viewer --load-config {config.get_base_dir() / 'config.yml'}\n"
+            "  then open the address it prints; the folder [bold]GradiSeg[/bold] has the objects",
             soft_wrap=True,
         )
 

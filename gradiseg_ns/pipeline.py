@@ -23,6 +23,7 @@ from nerfstudio.engine.callbacks import (
 )
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class GradisegPipeline(VanillaPipeline):
 
     def _prepare_editing(self) -> None:
         """The viewer's panel; the edits that were saved with a run, where they are to be seen: not in ns-eval."""
-        from gradiseg_ns.scene.edits import EditList
+        from gradiseg_ns.scene.edits import EditError, EditList
         from gradiseg_ns.viewer.panel import GradisegPanel
 
         who = caller()
@@ -81,10 +82,17 @@ class GradisegPipeline(VanillaPipeline):
                 "The viewer listens to this machine only (--viewer.websocket-host 0.0.0.0 for all)."
             )
         path = edits_path(who.config_path) if who.kind in ("view", "render") else None
-        if path is not None:
+        if path is None:
+            return
+        try:
             self.model.editing.edits = EditList.load(path)
-            self.model.editing.always = who.kind == "render"
-            CONSOLE.print(f"{len(self.model.editing.edits.steps)} edits of {path}")
+        except EditError as error:
+            if who.kind == "render":  # what is written to files must not lack them silently
+                raise
+            CONSOLE.print(f"[bold red]The edits are left out:[/bold red] {escape(str(error))}")
+            return
+        self.model.editing.always = who.kind == "render"
+        CONSOLE.print(f"{len(self.model.editing.edits.steps)} edits of {path}")
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

@@ -15,6 +15,7 @@ from PIL import Image
 
 from gradiseg_ns import cli, run_files, runs, sources
 from gradiseg_ns.cli_edit import Edit, Export, Import
+from gradiseg_ns.scene.edits import EditError
 from gradiseg_ns.scene.ply import PlyError, read_objects, read_ply, write_ply
 from gradiseg_ns.sources import SourceError
 
@@ -307,3 +308,30 @@ def test_ns_viewer_listens_to_this_machine_unless_asked() -> None:
     assert host("0.0.0.0", "--viewer.websocket-host", "0.0.0.0") == "0.0.0.0"
     assert host("0.0.0.0", "--viewer.websocket_host=0.0.0.0") == "0.0.0.0"
     assert host("192.168.0.7", "--viewer.websocket-host", "192.168.0.7") == "192.168.0.7"
+
+
+def test_damaged_edits_stop_what_writes_files_and_not_the_viewer(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nerfstudio.scripts.render import DatasetRender
+    from nerfstudio.scripts.viewer.run_viewer import RunViewer
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    (run / "edits.json").write_text("{")
+    render = DatasetRender(load_config=run / "config.yml", output_path=tmp_path / "out", split="test")
+    with pytest.raises(EditError, match=r"edits\.json is not JSON"):
+        render.main()
+
+    class Stop(Exception):
+        pass
+
+    class Viewing(RunViewer):
+        def main(self) -> None:
+            _, pipeline, _, _ = eval_setup(self.load_config)
+            assert not pipeline.model.editing.edits.steps
+            raise Stop
+
+    Viewing.__name__ = "RunViewer"
+    with pytest.raises(Stop):
+        Viewing(load_config=run / "config.yml").main()
+    assert "The edits are left out" in capsys.readouterr().out

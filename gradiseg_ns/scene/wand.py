@@ -3,8 +3,8 @@
 Seeds spread over the graph of pixels with their eight neighbours (geodesic distance, as in Bai and Sapiro, "Geodesic
 Matting", IJCV 2009). A step costs what changes along it: depth, colour and identity, each beyond what slanted surfaces,
 texture and noise change from pixel to pixel; and a toll for colours and identities unlike the seed's. Lightness counts half,
-so that a region goes around a shaded object. It ends where it grows least, at about the radius that the tolerance sets. With
-seeds outside the object, a pixel belongs to the nearest seed.
+and chroma is compared in the seed's light too, so that a region goes around a shaded object. It ends where it grows least,
+at about the radius that the tolerance sets. With seeds outside the object, a pixel belongs to the nearest seed.
 
 All this happens in a smaller picture. Then what is surely inside and what is surely outside spread over the pixels between
 them at full size, so that the outline comes to lie where the picture changes most.
@@ -40,7 +40,7 @@ _BAND = 3.0
 _STEP = 5e-4
 """Cost per pixel of going on where nothing changes."""
 _LIGHTNESS = 0.5
-"""What a difference in lightness counts, beside one in hue or saturation."""
+"""What a difference in lightness counts, beside one in chroma."""
 _COLOR, _COLOR_NOISE = 0.4, 0.009
 """Cost of a change by 100 units of CIELAB, and the change, in these units, that costs nothing."""
 _DEPTH, _DEPTH_NOISE = 45.0, 0.004
@@ -92,7 +92,7 @@ def grow_region(
     Raises:
         ValueError: a pixel is outside, the tolerance is not in 0..1, or the maps have other sizes than alpha.
     """
-    size = tuple(alpha.shape)
+    size = (alpha.shape[0], alpha.shape[1])
     images = {"rgb": rgb, "depth": depth[..., None], "alpha": alpha[..., None]}
     if identity is not None:
         images["identity"] = identity
@@ -104,7 +104,9 @@ def grow_region(
     if not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance is {tolerance}: expected 0 to 1.")
     check_pixels([*positive, *negative], size[1], size[0])
-    arrays = [np.nan_to_num(image.detach().float().cpu().numpy()) for image in images.values()]
+    arrays = [
+        np.nan_to_num(image.detach().float().cpu().numpy(), posinf=1e9, neginf=0) for image in images.values()
+    ]
     solid = arrays[2][..., 0] >= MIN_ALPHA
     inside, outside = ([(y, x) for x, y in pixels if solid[y, x]] for pixels in (positive, negative))
     if not inside:
@@ -113,7 +115,8 @@ def grow_region(
     small = [_shrunk(array, scale) for array in arrays]
     rows = [[_moved(pixel, size, small[0].shape) for pixel in pixels] for pixels in (inside, outside)]
     spread = _spread(small)
-    rough = _region(_features(small, spread), small[2][..., 0], *rows, RADIUS * 4 ** (2 * tolerance - 1))
+    radius = RADIUS * 4 ** (2 * tolerance - 1)
+    rough = _region(_features(small, spread), small[2][..., 0], rows[0], rows[1], radius)
     rough = cv2.resize(rough.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
     region = _snapped(rough, arrays, spread, scale, inside, outside)
     return torch.from_numpy(region).to(alpha.device)
@@ -126,11 +129,11 @@ def _shrunk(image: Array, scale: float) -> Array:
     """[h, w, C] of an image [H, W, C], a scale smaller."""
     if scale == 1:
         return image
-    size = tuple(max(1, round(side / scale)) for side in image.shape[1::-1])
+    size = [max(1, round(side / scale)) for side in image.shape[1::-1]]
     # OpenCV takes four channels at a time.
     parts = [np.ascontiguousarray(image[..., k : k + 4]) for k in range(0, image.shape[2], 4)]
     parts = [cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in parts]
-    return np.concatenate([part.reshape(*size[::-1], -1) for part in parts], axis=-1)
+    return np.concatenate([part.reshape(*size[::-1], -1) for part in parts], axis=-1, dtype=np.float32)
 
 
 def _moved(pixel: tuple[int, int], size: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int]:
@@ -235,13 +238,20 @@ def _slope(values: Array, row: int, column: int) -> tuple[float, float]:
 
 
 def _unlike(features: Array, seeds: list[tuple[int, int]]) -> Array:
-    """How unlike each pixel [h, w] is the seed that it is most like."""
-    color, identity = features[..., :3], features[..., 4:]
+    """How unlike each pixel [h, w] is the seed that it is most like.
+
+    Light scales L + 16, a and b of CIELAB by the same factor: chroma is compared as it is and as it would be as light as the
+    seed's, and the smaller difference counts.
+    """
+    lightness, chroma, identity = features[..., :1], features[..., 1:3], features[..., 4:]
+    black = 0.16 * _LIGHTNESS
     best = np.full(features.shape[:2], np.inf, dtype=np.float32)
     for row, column in seeds:
-        window = color[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
-        mean = window[_norm(window - color[row, column]) < 0.08].mean(axis=0)
-        apart = _norm(color - mean)
+        window = features[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3, :3]
+        own = window[_norm(window - features[row, column, :3]) < 0.08].mean(axis=0)
+        lit = chroma * ((own[0] + black) / (lightness + black))
+        apart = np.minimum(_norm(chroma - own[1:]), _norm(lit - own[1:]))
+        apart = np.hypot(apart, lightness[..., 0] - own[0])
         if identity.shape[-1]:
             apart = np.maximum(apart, _norm(identity - identity[row, column]) - _IDENTITY_NOISE)
         best = np.minimum(best, apart)
@@ -313,14 +323,17 @@ def _snapped(
         scale: how much smaller the picture was in which the region was found.
     """
     solid = images[2][..., 0] >= MIN_ALPHA
+    for row, column in inside:
+        rough[row, column] = True
     rough &= solid
     margin = int(np.ceil(scale))
     core = _eroded(rough, margin)
     core |= rough & ~_dilated(core, margin)  # what is too thin to have a core
     reach = _dilated(rough, 2 * margin) & solid
-    core[tuple(np.transpose(inside))] = True
-    if outside:
-        core[tuple(np.transpose(outside))] = reach[tuple(np.transpose(outside))] = False
+    for row, column in inside:
+        core[row, column] = True
+    for row, column in outside:
+        core[row, column] = reach[row, column] = False
     within = core & _dilated(~core, 1)
     around = _dilated(reach, 1) & ~reach & solid
     nodes = (reach & ~core) | within | around
@@ -347,7 +360,7 @@ def _snapped(
     won = np.zeros(len(features), dtype=bool)
     won[index[within]] = True
     region = core.copy()
-    region[nodes] = won[nearest]
+    region[nodes] = won[nearest.clip(0)] & (nearest >= 0)  # negative: reached by nobody
     return region
 
 
@@ -360,7 +373,8 @@ def _dilated(mask: Mask, radius: int) -> Mask:
 
 
 def _disc(radius: int) -> NDArray[np.uint8]:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
+    side = 2 * radius + 1
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)).astype(np.uint8)
 
 
 # ---------------------------------------------------------------------------------------------------- arrays

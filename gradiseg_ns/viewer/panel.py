@@ -334,7 +334,9 @@ class GradisegPanel(ViewerControl):
         label = self.session.redo()
         self._tell(event.client, f"Done again: {label}" if label else "There is nothing to redo.")
 
-    def _set_weight(self, _: Any) -> None:
+    def _set_weight(self, event: Any) -> None:
+        if self.session.selection and self.session.needs_votes:
+            self._tell(event.client, "Taking votes in some views; the slider is live then.")
         self.session.set_weight(10.0**self._weight.value)
 
     def _tint(self, _: Any) -> None:

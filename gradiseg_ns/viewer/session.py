@@ -121,7 +121,7 @@ class Session:
         self.tolerance = 0.5
         """Of the wand, 0..1."""
         self._evidence: _Evidence | None = None
-        self._votes: tuple[Arrangement, ObjectTable, Votes] | None = None
+        self._votes: tuple[tuple[int, int], ObjectTable, Votes] | None = None
         self._gizmo: tuple[float, Similarity, tuple[int, ...]] | None = None
 
     # ------------------------------------------------------------------- reading
@@ -299,6 +299,11 @@ class Session:
             change = selecting.grow if steps > 0 else selecting.shrink
             self._select_rows(arrangement, change(means, rows, steps=abs(steps)), model.means)
 
+    @property
+    def needs_votes(self) -> bool:
+        """Whether `set_weight` has to take votes in many views first, for some seconds on a CPU."""
+        return not self.views and (self._votes is None or self._votes[0][0] != self.edits.version)
+
     def set_weight(self, weight: float) -> None:
         """Keep what has more than `weight` times as many votes for the selection as against it (arXiv 2409.11681).
 
@@ -329,12 +334,9 @@ class Session:
 
     def _vote_objects(self, model: GradisegModel, arrangement: Arrangement, ids: Sequence[int]) -> _Evidence:
         """Votes of the maps that the scene itself renders, edits included, in some training views."""
+        key = (self.edits.version, len(arrangement.source))
         cached = self._votes
-        if (
-            cached is None
-            or len(cached[0].source) != len(arrangement.source)
-            or cached[0].objects is not arrangement.objects
-        ):
+        if cached is None or cached[0] != key:
             table = arrangement.objects
             cameras = self._cameras()
             some = torch.linspace(0, len(cameras) - 1, min(VOTE_VIEWS, len(cameras))).round().long().tolist()
@@ -347,7 +349,7 @@ class Session:
             gaussians = model.drawn_gaussians()
             antialiased = model.config.rasterize_mode == "antialiased"
             votes = accumulate(gaussians, views(), len(table), antialiased=antialiased)
-            cached = self._votes = (arrangement, table, votes)
+            cached = self._votes = (key, table, votes)
         _, table, votes = cached
         own = torch.zeros(len(table), dtype=torch.bool, device=votes.rows.device)
         own[[table.ids.index(i) for i in ids if i in table.ids]] = True

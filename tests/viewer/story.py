@@ -42,7 +42,7 @@ def tell_story(
         click_object(browser, "Pick", x, y)
         browser.page.wait_for_timeout(2500)
         if selected(browser) != "nothing" and not any(
-            word in selected(browser) for word in ("floor", "table", "background")
+            word in selected(browser) for word in ("floor", "table", "object 0")
         ):
             break
     name = selected(browser).rsplit(" (", 1)[0]
