@@ -337,8 +337,8 @@ def _snapped(
     within = core & _dilated(~core, 1)
     around = _dilated(reach, 1) & ~reach & solid
     nodes = (reach & ~core) | within | around
-    if not (within.any() and around.any()):
-        return reach
+    if not within.any():
+        return core
     index = np.full(rough.shape, -1)
     index[nodes] = np.arange(int(nodes.sum()))
     features = _features([image[nodes] for image in images], spread)

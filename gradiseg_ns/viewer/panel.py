@@ -30,6 +30,7 @@ from viser._messages import GuiUpdateMessage
 
 from gradiseg_ns.scene.edits import Similarity, multiply_quaternions
 from gradiseg_ns.viewer.session import ObjectRow, Session
+from gradiseg_ns.viewer.websocket import one_drain_at_a_time
 
 if TYPE_CHECKING:
     from gradiseg_ns.pipeline import GradisegPipeline
@@ -72,6 +73,7 @@ class GradisegPanel(ViewerControl):
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
+        one_drain_at_a_time()
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
         self._ratio = float(VISER_NERFSTUDIO_SCALE_RATIO)
