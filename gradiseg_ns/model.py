@@ -528,12 +528,8 @@ class GradisegModel(SplatfactoModel):
     @property
     def is_labelled(self) -> bool:
         """Whether the Gaussians have labels that were voted for as they are now."""
-        state = self.strategy_state
-        return (
-            "label" in state
-            and state.get("label_step") == self.step
-            and len(state["label"]) == self.num_points
-        )
+        label, step = self.strategy_state.get("label"), self.strategy_state.get("label_step")
+        return isinstance(label, Tensor) and bool(len(label) == self.num_points and step == self.step)
 
     def set_labels(self, classes: Tensor) -> None:
         """Give every Gaussian a class, int64 [N], negative for none; it holds until training goes on."""
