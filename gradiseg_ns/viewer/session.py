@@ -203,7 +203,9 @@ class Session:
     # ----------------------------------------------------------------- selection
 
     def select(self, ids: Sequence[int], *, extend: bool = False) -> None:
-        """Select objects; `extend` adds them to those selected, or takes them away if they are."""
+        """Select objects; `extend` adds them to those selected, or takes them away if they are. Clicks on a new object are
+        forgotten."""
+        self.views.clear()
         chosen = tuple(dict.fromkeys(ids))
         if extend and self.selection.region is None:
             old = self.selection.ids
@@ -367,9 +369,9 @@ class Session:
             SessionError: nothing is there, or nothing is left of the object.
         """
         view = next((v for v in self.views if _same_camera(v.camera, camera)), None)
+        if outside and view is None:
+            raise SessionError("in this view click the object first, then what does not belong to it.")
         if view is None:
-            if outside and not self.views:
-                raise SessionError("click the object first, then what does not belong to it.")
             view = _ClickedView(camera)
             self.views.append(view)
         (view.outside if outside else view.inside).append((x, y))
@@ -386,12 +388,12 @@ class Session:
                 self._select_rows(arrangement, rows, model.means, known, keep=True)
         except ValueError:
             (view.outside if outside else view.inside).pop()
-            if not view.inside and not view.outside:
+            if not view.inside:
                 self.views.remove(view)
             raise
         return len(self.views)
 
-    def _find_mask(self, model: GradisegModel, view: _ClickedView, within: Tensor | None = None) -> Look:
+    def _find_mask(self, model: GradisegModel, view: _ClickedView) -> Look:
         camera = _scaled(model, view.camera, CLICK_HEIGHT)
         seen = model.look(camera, colors=True)
         assert seen.rgb is not None
@@ -400,16 +402,14 @@ class Session:
             [(_pixel(x, size[0]), _pixel(y, size[1])) for x, y in clicks]
             for clicks in (view.inside, view.outside)
         )
-        if inside and all(float(seen.alpha[y, x]) < 0.1 for x, y in inside):
+        if all(float(seen.alpha[y, x]) < 0.1 for x, y in inside):
             raise SessionError("nothing is there.")
-        if self.prompt_model is not None and inside:
+        if self.prompt_model is not None:
             mask = self.prompt_model.mask(seen.rgb, inside, outside)
-        elif inside:
+        else:
             mask = grow_region(
                 seen.rgb, seen.depth, seen.identity, seen.alpha, inside, outside, tolerance=self.tolerance
             )
-        else:  # only what does not belong: a disc around each click
-            mask = torch.zeros(seen.alpha.shape, dtype=torch.bool, device=seen.alpha.device)
         view.mask = mask.to(seen.alpha.device)
         return seen
 
