@@ -570,8 +570,10 @@ class GradisegModel(SplatfactoModel):
         shown = rows = None
         if not self.training and self.editing.drawn:
             try:
-                shown = self.editing.shown(self._geometry_key, self._labels, self.means, self.objects)
-                params = shown.params(params, logits=self.config.sh_degree == 0)
+                key = self._geometry_key
+                shown = self.editing.shown(key, self._labels, self.means, self.objects)
+                key = (key, *((id(p), p._version) for p in params.values()))
+                params = self.editing.params(shown, key, params, logits=self.config.sh_degree == 0)
                 rows = shown.arrangement.source
             except IOChangeException:  # the viewer breaks off a picture that nobody waits for any more
                 raise

@@ -26,6 +26,8 @@ from gradiseg_ns.votes.identities import spread_codes
 GLOW = (1.0, 0.85, 0.1)
 """What selected pixels are tinted with; their outline is of this colour, in a black one."""
 _GLOW_STRENGTH = 0.28
+_KEPT_FLOATS = 1 << 26
+"""Edited parameters up to 256 MB are kept between pictures."""
 _EXACT = 16
 """Up to that many objects that the classifier does not know are told apart exactly, more by codes in as many channels."""
 
@@ -170,6 +172,7 @@ class Editing:
     _thread: threading.local = field(default_factory=threading.local)
     _cached: tuple[Hashable, Arrangement] | None = None
     _drawn: tuple[Arrangement, int, Shown] | None = None
+    _params: tuple[Shown, Hashable, dict[str, Tensor]] | None = None
 
     @contextmanager
     def changing(self) -> Iterator[Editing]:
@@ -236,6 +239,23 @@ class Editing:
             drawn = (arrangement, version, show(arrangement, selection, means))
             self._drawn = drawn
         return drawn[2]
+
+    @torch.no_grad()
+    def params(
+        self, shown: Shown, key: Hashable, params: Mapping[str, Tensor], *, logits: bool = False
+    ) -> dict[str, Tensor]:
+        """The parameters of what is drawn, as `Shown.params`; kept from one picture to the next unless they are large.
+
+        Args:
+            key: differs if the scene's parameters differ.
+        """
+        cached = self._params
+        if cached is not None and cached[0] is shown and cached[1] == key:
+            return cached[2]
+        result = shown.params(params, logits=logits)
+        small = sum(value.numel() for value in result.values()) <= _KEPT_FLOATS
+        self._params = (shown, key, result) if small else None
+        return result
 
 
 def glow(picture: Tensor, pixels: Tensor) -> Tensor:

@@ -311,6 +311,7 @@ class GradisegPanel(ViewerControl):
             session.box(camera, (x, y, *event.screen_pos[1]), whole=self._box_takes.value == "objects")
         elif mode == "split":
             session.split_off(camera, x, y)
+            session.make_object()
         elif mode in ("inside", "outside"):
             session.tolerance = self._tolerance.value
             session.click_new(camera, x, y, outside=mode == "outside")

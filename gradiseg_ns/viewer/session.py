@@ -424,7 +424,7 @@ class Session:
         return _Evidence((), inside, outside)
 
     def split_off(self, camera: Cameras, x: float, y: float) -> None:
-        """Select the part of the selected objects around a point, to be made an object of its own by any edit.
+        """Select the part of the selected objects around a point; `make_object`, or any edit, makes it an object of its own.
 
         Raises:
             SessionError: no object is selected, or the point is on another one.
