@@ -95,11 +95,12 @@ def frames(model: Any, camera: Any, count: int) -> None:
 
 def clicks(viewer: Viewer, panel: Any, count: int) -> list[float]:
     """Seconds from a click to the first picture with the selection."""
-    drawn: list[float] = []
+    drawn: list[tuple[float, int]] = []
+    browsers: list[ViewerClient] = []
     original = model_module.glow
 
     def glow(*args: Any) -> Any:
-        drawn.append(time.perf_counter())
+        drawn.append((time.perf_counter(), browsers[0].picture_count))
         return original(*args)
 
     model_module.glow = glow
@@ -107,6 +108,7 @@ def clicks(viewer: Viewer, panel: Any, count: int) -> list[float]:
     server = viewer.viser_server
     try:
         with ViewerClient(server.get_port(), server=server) as client:
+            browsers.append(client)
             frustum = viewer.camera_handles[min(viewer.camera_handles)]
             client.camera(position=tuple(frustum.position), wxyz=tuple(frustum.wxyz), fov=0.75, aspect=4 / 3)
             client.wait_picture(timeout=120)
@@ -120,9 +122,8 @@ def clicks(viewer: Viewer, panel: Any, count: int) -> list[float]:
                 client.click(random.uniform(0.3, 0.7), random.uniform(0.3, 0.7))
                 client.wait(lambda v=version: panel.session.editing.version != v, timeout=60)
                 selected = time.perf_counter()
-                client.wait(lambda t=selected: drawn and drawn[-1] > t, timeout=60)
-                pictures = client.picture_count
-                client.wait(lambda n=pictures: client.picture_count > n, timeout=60)
+                client.wait(lambda t=selected: drawn and drawn[-1][0] > t, timeout=60)
+                client.wait(lambda n=drawn[-1][1]: client.picture_count > n, timeout=60)
                 waits.append(time.perf_counter() - start)
     finally:
         model_module.glow = original

@@ -52,7 +52,7 @@ from gradiseg_ns.grouping.schedule import (
 )
 from gradiseg_ns.losses.ssim import FastSSIM
 from gradiseg_ns.lpips import LazyLpips, without_lpips_download
-from gradiseg_ns.scene.editing import Editing, Shown, glow
+from gradiseg_ns.scene.editing import Editing, Shown, glow, outline
 from gradiseg_ns.scene.edits import Arrangement
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
@@ -744,9 +744,10 @@ class GradisegModel(SplatfactoModel):
             outputs["identity"] = torch.sigmoid(2 * identity_map @ self._identity_basis)
         if shown is not None:
             pixels = shown.selected_pixels(ids, alpha[..., 0], edited_map)
-            if pixels is not None:
-                outputs["rgb"] = glow(outputs["rgb"], pixels)
-                outputs["segmentation"] = glow(outputs["segmentation"], pixels)
+            if pixels is not None and bool(pixels.any()):
+                rings = outline(pixels)
+                outputs["rgb"] = glow(outputs["rgb"], pixels, rings)
+                outputs["segmentation"] = glow(outputs["segmentation"], pixels, rings)
 
     @staticmethod
     def get_empty_outputs(width: int, height: int, background: Tensor) -> dict[str, Any]:  # type: ignore[override]

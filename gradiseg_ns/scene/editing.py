@@ -258,18 +258,29 @@ class Editing:
         return result
 
 
-def glow(picture: Tensor, pixels: Tensor) -> Tensor:
-    """A picture [H, W, 3] in which some pixels, bool [H, W], are tinted and outlined."""
-    if not bool(pixels.any()):
-        return picture
-    width = max(1, round(pixels.shape[0] / 300))
-    mask = pixels.float()[None, None]
+def glow(picture: Tensor, pixels: Tensor, rings: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """A picture [H, W, 3] in which some pixels, bool [H, W], are tinted and outlined.
 
-    def wider(by: int) -> Tensor:
-        return F.max_pool2d(mask, 2 * by + 1, stride=1, padding=by)[0, 0] > 0
-
-    inner, outer = wider(width), wider(2 * width)
+    Args:
+        rings: of `outline`, if several pictures are drawn; computed unless given.
+    """
+    inner, outer = rings or outline(pixels)
     color = picture.new_tensor(GLOW)
     shown = torch.where(pixels[..., None], picture + _GLOW_STRENGTH * (color - picture), picture)
-    shown = torch.where((outer & ~inner)[..., None], torch.zeros_like(color), shown)
-    return torch.where((inner & ~pixels)[..., None], color, shown)
+    shown = torch.where(outer[..., None], torch.zeros_like(color), shown)
+    return torch.where(inner[..., None], color, shown)
+
+
+def outline(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Two rings around some pixels, bool [H, W] each: the inner one, and the outer one around that."""
+    width = max(1, round(pixels.shape[0] / 300))
+
+    def wider(mask: Tensor) -> Tensor:
+        # along one axis, then along the other: as wide as with a square, and cheaper
+        long = F.max_pool2d(mask, (2 * width + 1, 1), stride=1, padding=(width, 0))
+        return F.max_pool2d(long, (1, 2 * width + 1), stride=1, padding=(0, width))
+
+    near = wider(pixels.float()[None, None])
+    far = wider(near)[0, 0] > 0
+    near = near[0, 0] > 0
+    return near & ~pixels, far & ~near
