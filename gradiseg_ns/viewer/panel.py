@@ -67,6 +67,7 @@ class GradisegPanel(ViewerControl):
         self._gizmo_start: tuple[np.ndarray, np.ndarray] | None = None
         self._gizmo_left: tuple[np.ndarray, np.ndarray] | None = None
         self._drag_waits = False
+        self._closed = threading.Event()
         self._refreshed: tuple[float, Any] = (0.0, None)
 
     # ------------------------------------------------------------------- set-up
@@ -93,11 +94,16 @@ class GradisegPanel(ViewerControl):
         if viewer.trainer is None and not model.is_labelled:
             CONSOLE.print("Looking which object each Gaussian shows ...")
             self._pipeline.label_gaussians()
+        self._closed.clear()
         self._build(self.viser_server.gui)
         self.viser_server.on_client_connect(lambda client: self._count(client, 1))
         self.viser_server.on_client_disconnect(lambda client: self._count(client, -1))
         self._refresh()
         threading.Thread(target=self._watch, name="gradiseg-panel", daemon=True).start()
+
+    def close(self) -> None:
+        """Look no more after the scene: the viewer is gone."""
+        self._closed.set()
 
     @contextlib.contextmanager
     def _hold(self) -> Iterator[None]:
@@ -459,8 +465,7 @@ class GradisegPanel(ViewerControl):
 
     def _watch(self) -> None:
         """Tells of errors that happened while drawing, and follows a training."""
-        while True:
-            time.sleep(0.5)
+        while not self._closed.wait(0.5):
             editing = self.session.editing
             while editing.errors:
                 self._tell(None, editing.errors.popleft(), "An error in GradiSeg", "red")

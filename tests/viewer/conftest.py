@@ -109,10 +109,20 @@ def open_viewer(pipeline: GradisegPipeline, folder: Path, lock: Any, **kwargs: A
     return Opened(viewer, pipeline, folder)
 
 
+def close_viewer(opened: Opened) -> None:
+    """Ends all threads: one that still computes when the process ends would abort it."""
+    renderers = list(opened.viewer.render_statemachines.values())
+    opened.pipeline.viewer_panel.close()
+    for client in opened.clients:
+        client.close()
+    for renderer in renderers:
+        renderer.running = False
+        renderer.join(timeout=20)
+    opened.server.stop()
+
+
 @pytest.fixture
 def opened(pipeline: GradisegPipeline, tmp_path: Path) -> Iterator[Opened]:
     opened = open_viewer(pipeline, tmp_path, threading.Lock())
     yield opened
-    for client in opened.clients:
-        client.close()
-    opened.server.stop()
+    close_viewer(opened)

@@ -19,7 +19,7 @@ from gradiseg_ns.scene.ply import read_objects, read_ply
 from gradiseg_ns.trainer import GradisegTrainer
 
 from .client import ViewerClient
-from .conftest import Opened, open_viewer
+from .conftest import Opened, close_viewer, open_viewer
 
 
 def pick(client: ViewerClient, opened: Opened, id: int, button: str = "Pick") -> None:
@@ -234,7 +234,7 @@ def test_a_viewer_on_a_training_that_is_edited(scene: Path, tmp_path: Path) -> N
                 workers[0].start()
 
         def work(opened: Opened) -> None:
-            client = opened.connect()
+            opened.connect()
             session, cameras = opened.session, trainer_cameras(opened.pipeline)
             number = 0
             while not stop.is_set() and number < 200:
@@ -246,8 +246,7 @@ def test_a_viewer_on_a_training_that_is_edited(scene: Path, tmp_path: Path) -> N
                         session.tint((1, 0, 0)) if session.selection else None
                 opened.viewer._trigger_rerender()
                 done[0] = number
-            client.close()
-            opened.clients.clear()
+            close_viewer(opened)
 
         def trainer_cameras(pipeline: GradisegPipeline) -> object:
             return pipeline.datamanager.train_dataset.cameras
@@ -259,7 +258,6 @@ def test_a_viewer_on_a_training_that_is_edited(scene: Path, tmp_path: Path) -> N
         for worker in workers:
             worker.join(timeout=60)
         if edited:
-            trainer.viewer_state.viser_server.stop()
             assert done[0] > 20, "edits happened while it trained"
         return losses, trainer
 
