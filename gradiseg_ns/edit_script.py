@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from gradiseg_ns.scene.edits import (
     arrange,
     clean_name,
 )
+from gradiseg_ns.scene.export import safe_name
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.ply import read_ply, write_ply
 from gradiseg_ns.scene.splat import Splat
@@ -199,8 +199,7 @@ class Script:
             a, b, c = pivot.tolist()
             place = Similarity((1.0, 0.0, 0.0, 0.0), (x, y, z), factor, (a, b, c))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem)[:40] or "splat"
-        name = f"{stem}-{digest}.ply"
+        name = f"{safe_name(path.stem) or 'splat'}-{digest}.ply"
         self.edits.files[name] = self._new_files[name] = splat
         self._push(flag, text, Swap(ids[0], name, place))
 

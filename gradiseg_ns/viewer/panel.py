@@ -212,7 +212,7 @@ class GradisegPanel(ViewerControl):
     def _row(self, gui: Any, index: int) -> Any:
         """A button that selects an object, in its colour: the list is the legend."""
         handle = gui.add_button(f"({index})", visible=False, icon=viser.Icon.EYE)
-        handle.on_click(self._guard(lambda event: self._pick_row(index, event)))
+        handle.on_click(self._guard(lambda _: self._pick_row(index)))
         return handle
 
     # ----------------------------------------------------------------- callbacks
@@ -324,7 +324,7 @@ class GradisegPanel(ViewerControl):
         elif session.pick(camera, x, y, extend=mode == "add") is None:
             self._tell(event.client, "Nothing is there.")
 
-    def _pick_row(self, index: int, event: Any) -> None:
+    def _pick_row(self, index: int) -> None:
         id = self._shown[index]
         if id is not None:
             self.session.select([id])
