@@ -49,6 +49,7 @@ class Demo:
 
         from gradiseg_ns import runs
         from gradiseg_ns.evaluation.metrics import write_table
+        from gradiseg_ns.evaluation.views import summary
 
         start = perf_counter()
         options = {"pipeline.model.metrics_ignore_ids": self.ignore_ids}
@@ -66,6 +67,9 @@ class Demo:
             f"{metrics['gaussian_count']:.0f} Gaussians. "
             f"Trained in {seconds:.0f} s, {perf_counter() - start:.0f} s in all."
         )
+        told = summary(trainer.pipeline.view_scores, trainer.pipeline.floater_score)
+        if told is not None:
+            CONSOLE.print(told, markup=False)
         CONSOLE.print(f"Look at [bold]{picture}[/bold]")
         CONSOLE.print(
             f"Open the viewer:  ns-viewer --load-config {config.get_base_dir() / 'config.yml'}\n"
@@ -74,16 +78,31 @@ class Demo:
         )
 
     def _rows(self, pipeline: GradisegPipeline) -> list[list[tuple[str, Image.Image]]]:
-        """Pictures of the first held-out views."""
-        model, rows = pipeline.model, []
-        model.eval()
-        for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader[: self.views]:
-            outputs = cast("Outputs", model.get_outputs_for_camera(camera))
-            shown = (model.get_gt_img(batch["image"]), outputs["rgb"], outputs["segmentation"])
-            assert outputs.object_ids is not None
-            ids, truth = outputs.object_ids, batch["id_map"][..., 0]
-            rows.append(panels(*(t.cpu().numpy() for t in (*shown, ids, truth))))
-        return rows
+        """Pictures of the worst held-out view and of the first others."""
+        from gradiseg_ns.evaluation.views import worst_view
+
+        names = [view.name for view in pipeline.view_scores]
+        worst = worst_view(pipeline.view_scores)
+        order = list(range(len(names)))
+        if worst is not None:
+            order.sort(key=lambda index: names[index] != worst.name)
+        return [view_panels(pipeline, index) for index in order[: self.views]]
+
+
+def view_panels(pipeline: GradisegPipeline, index: int) -> list[tuple[str, Image.Image]]:
+    """The captioned pictures of a held-out view (:func:`panels`), by its place among them."""
+    from gradiseg_ns.evaluation.views import worst_view
+
+    model = pipeline.model
+    model.eval()
+    camera, batch = pipeline.datamanager.fixed_indices_eval_dataloader[index]
+    outputs = cast("Outputs", model.get_outputs_for_camera(camera))
+    shown = (model.get_gt_img(batch["image"]), outputs["rgb"], outputs["segmentation"])
+    assert outputs.object_ids is not None
+    ids, truth = outputs.object_ids, batch["id_map"][..., 0]
+    score, worst = pipeline.view_scores[index], worst_view(pipeline.view_scores)
+    which = f"worst of {len(pipeline.view_scores)} held-out views" if score == worst else "held out"
+    return panels(*(t.cpu().numpy() for t in (*shown, ids, truth)), title=f"{score.name} ({which})")
 
 
 def panels(
@@ -92,6 +111,7 @@ def panels(
     segmentation: NDArray[np.float32],
     ids: NDArray[np.int32],
     truth: NDArray[np.int32],
+    title: str = "photo (held out)",
 ) -> list[tuple[str, Image.Image]]:
     """Photo, render, segmentation and wrong ids (red on the darkened photo) of one view, with captions."""
     mse = float(np.mean((render - photo[..., :3]) ** 2))
@@ -100,7 +120,7 @@ def panels(
     error[wrong] = ERROR_COLOR
     share = wrong.sum() / max(1, int((truth >= 0).sum()))
     return [
-        ("photo (held out)", _image(photo[..., :3])),
+        (title, _image(photo[..., :3])),
         (f"render, PSNR {-10 * np.log10(max(mse, 1e-10)):.1f} dB", _image(render)),
         ("segmentation", _image(segmentation)),
         (f"wrong ids: {share:.2%} of the pixels", Image.fromarray(error)),

@@ -28,6 +28,7 @@ from gradiseg_ns.boundary.cleaning import draw_in, find_overshoot
 from gradiseg_ns.boundary.detection import MIN_WEIGHT
 from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
 from gradiseg_ns.boundary.refinement import edge_classes
+from gradiseg_ns.data.free_space import FreeSpace
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.grouping.densification import GradisegStrategy, SplitRule, split_in_two
 from gradiseg_ns.grouping.identity import (
@@ -128,6 +129,21 @@ class GradisegModelConfig(SplatfactoModelConfig):
     which they do not; `conflict`, the second less the first: what cancels. A Gaussian whose pixels all pull
     the same way, as where a view has a wrong id for the whole object, is in no conflict. The latter two are
     taken per weight of the pixels."""
+    empty_space: float = 0.8
+    """Nothing may be nearer to a training camera, or to a camera between two of them, than that share of the depth of the
+    nearest sparse points that it sees; 0 switches it off. What gets there is removed: it floats before the cameras."""
+    empty_space_virtual: bool = True
+    """Also keep the space before cameras between neighbouring training cameras empty."""
+    near_radius: float = 0.0
+    """Gaussians nearer to a camera than that densify less (Pixel-GS), world units; 0 for none."""
+    max_gaussians: int = 0
+    """Densification by position gradients makes no more than that; 0 for any number."""
+    opacity_regularization: float = 0.0
+    """Weight of the mean opacity, as in 3DGS-MCMC: what explains nothing fades."""
+    scale_regularization: float = 0.0
+    """Weight of the mean extent, world units, as in 3DGS-MCMC."""
+    drop: float = 0.0
+    """Leave out that share of the Gaussians in a step, at random, rising over the run (DropGaussian)."""
     prune_min_views: int = 2
     """Gaussians that fewer training views than that see are removed, every `schedule.prune-unseen-every` of the
     run; 0 keeps them. Nothing holds them where they are: they float before the cameras and hide what other views
@@ -229,7 +245,7 @@ class GradisegModel(SplatfactoModel):
         config.__dict__.setdefault("boundary", BoundaryConfig())
         self.schedule = apply_schedule(config)
         self.editing = Editing()
-        seed_points = self.seed_points
+        seed_points = self._all_seed_points()
         if seed_points is not None and not config.random_init:
             # The parent copies colours to CUDA; without colours it does not, and they are filled in below.
             self.seed_points = (seed_points[0].float(), seed_points[1][:0])
@@ -271,6 +287,8 @@ class GradisegModel(SplatfactoModel):
             igd_by_extent=config.igd_signal != "gradient",
             igd_split=config.igd_split,
             prune_large_start_iter=self.schedule.prune_large_from,
+            near_radius=config.near_radius,
+            most=config.max_gaussians,
             direction_start_iter=(
                 self.schedule.la_knn_from
                 if config.la_knn != "off" and config.la_knn_direction == "identity"
@@ -281,6 +299,16 @@ class GradisegModel(SplatfactoModel):
         self.boundary_phase = None
         if config.boundary_refiner and self._identity_on:
             self.boundary_phase = BoundaryPhase(config.boundary, config.identity_dim)
+
+    def _all_seed_points(self) -> tuple[Tensor, Tensor] | None:
+        """Sparse points and those behind the scene, with colours of 0 to 255."""
+        found = self.seed_points
+        background = (self.kwargs.get("metadata") or {}).get("background_points")
+        if found is None or background is None or len(found[1]) != len(found[0]):
+            return found
+        return tuple(  # type: ignore[return-value]
+            torch.cat([a.float(), b.to(a.device).float()]) for a, b in zip(found, background, strict=True)
+        )
 
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
         groups = super().get_gaussian_param_groups()
@@ -456,8 +484,13 @@ class GradisegModel(SplatfactoModel):
                 int(camera.width.item()), int(camera.height.item()), self.background_color
             )
         view = self._camera(camera)
+        gaussians = _activated(params)
+        if self.training and self.config.drop > 0:
+            share = self.config.drop * min(1.0, self.step / self.schedule.length)
+            kept = torch.rand(len(gaussians.opacities), device=self.device) >= share
+            gaussians = gaussians._replace(opacities=gaussians.opacities * kept / (1 - share))
         projection = rendering.project(
-            _activated(params), view, antialiased=self.config.rasterize_mode == "antialiased"
+            gaussians, view, antialiased=self.config.rasterize_mode == "antialiased"
         )
         visible = projection.radii[0] > 0
         color_groups = [self._colors(params, view, visible)]
@@ -777,6 +810,11 @@ class GradisegModel(SplatfactoModel):
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
         """L = L_rgb + alpha L_2d + beta L_3d (equation 5), with splatfacto's L1 and D-SSIM as L_rgb."""
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.training and self.config.opacity_regularization > 0:
+            opacity = self.gauss_params["opacities"].sigmoid().mean()
+            losses["opacity_regularization"] = self.config.opacity_regularization * opacity
+        if self.training and self.config.scale_regularization > 0:
+            losses["scale_regularization"] = self.config.scale_regularization * self.scales.exp().mean()
         identity_map = getattr(outputs, "identity_map", None)
         if identity_map is None:
             return losses
@@ -1083,6 +1121,35 @@ class GradisegModel(SplatfactoModel):
             total += weight
         return count, total
 
+    @torch.no_grad()
+    def clear(self, space: FreeSpace, agreed_on: Callable[[Tensor, Tensor], Tensor] | None = None) -> int:
+        """After a training step: remove the Gaussians in space that must be empty, by their centres.
+
+        Args:
+            space: what must be empty.
+            agreed_on: whether several views agree that there is something at positions [M, 3], of radii [M]: it stays.
+
+        Returns:
+            how many were removed.
+        """
+        inside = space.contains(self.means)
+        if agreed_on is not None and bool(inside.any()):
+            rows = inside.nonzero()[:, 0]
+            thickness = self.scales[rows].exp().median(dim=1).values  # of a rod
+            inside[rows[agreed_on(self.means[rows], thickness)]] = False
+        count = int(inside.sum())
+        if count and count < self.num_points:
+            self._remove(inside)
+        return count
+
+    def _remove(self, mask: Tensor) -> None:
+        """Take the Gaussians of a mask, bool [N], out of the training."""
+        remove(
+            params=self.gauss_params, optimizers=self.optimizers, state=self.strategy_state, mask=mask
+        )
+        if self._refining and self.boundary_phase is not None:
+            self.boundary_phase.update(self.means, self.strategy_state["impurity"])
+
     def prune_rarely_seen(self, cameras: Cameras, step: int) -> None:
         """After a training step: remove what fewer than ``prune_min_views`` of the training views see; at the end of a run
         with the boundary refiner also what all of them together hardly see, hidden in objects or under them."""
@@ -1097,21 +1164,43 @@ class GradisegModel(SplatfactoModel):
         if last and self.boundary_phase is not None:
             rare |= total < self.config.boundary.hidden
         if bool(rare.any()) and not bool(rare.all()):
-            remove(
-                params=self.gauss_params,
-                optimizers=self.optimizers,
-                state=self.strategy_state,
-                mask=rare,
-            )
-            if self._refining and self.boundary_phase is not None:
-                self.boundary_phase.update(self.means, self.strategy_state["impurity"])
+            self._remove(rare)
 
     # ------------------------------------------------------------------ metrics
+
+    @torch.no_grad()
+    def psnr_of(self, outputs: Any, batch: Any) -> tuple[float, float | None]:
+        """PSNR in dB of a picture, and over the pixels of objects that are not ignored; None if it shows none, or there is
+        nothing that is ignored."""
+        photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        errors = (outputs["rgb"] - photo).square().mean(dim=-1)
+        whole = -10 * float(errors.mean().clamp(min=1e-10).log10())
+        ignored = self.config.metrics_ignore_ids
+        if "id_map" not in batch or not ignored:
+            return whole, None
+        ids = batch["id_map"][..., 0].to(self.device)
+        counted = (ids >= 0) & ~torch.isin(ids, ids.new_tensor(ignored))
+        if ids.shape != errors.shape or not bool(counted.any()):
+            return whole, None
+        return whole, -10 * float(errors[counted].mean().clamp(min=1e-10).log10())
+
+    @torch.no_grad()
+    def weight_nearer(self, view: rendering.Camera, depth: float) -> float:
+        """The share of a picture, 0 to 1, that Gaussians nearer than a depth (world units, by their centres) have of it."""
+        gaussians = self._gaussians()
+        antialiased = self.config.rasterize_mode == "antialiased"
+        projection = rendering.project(gaussians, view, antialiased=antialiased)
+        nearer = (projection.depths[0] < depth) & (projection.radii[0] > 0)
+        (weight,), _ = rendering.rasterize(projection, [nearer.to(gaussians.means.dtype)[:, None]])
+        return float(weight.mean())
 
     def get_image_metrics_and_images(
         self, outputs: Any, batch: Any
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        inside = self.psnr_of(outputs, batch)[1]
+        if inside is not None:
+            metrics["psnr_inside"] = inside
         if metrics["lpips"] != metrics["lpips"]:  # NaN: its weights could not be had
             del metrics["lpips"]
         if self._identity_on and "id_map" in batch:

@@ -7,8 +7,9 @@ deviation. Mask quality is a matter of the whole set: an object's figures are av
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
@@ -27,14 +28,20 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from gradiseg_ns import rendering
 from gradiseg_ns.commands import caller, edits_path, listen_locally
 from gradiseg_ns.data.datamanager import GradisegDataManager
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.model import GradisegModel
 
 if TYPE_CHECKING:
+    from gradiseg_ns.data.free_space import FreeSpace
     from gradiseg_ns.evaluation.extraction import ExtractionMetrics
     from gradiseg_ns.evaluation.metrics import MaskScores
+    from gradiseg_ns.evaluation.views import FloaterScore, ViewScore
+
+CLEAR_EVERY = 25
+"""Steps between two looks at the space that must be empty."""
 
 
 @dataclass
@@ -50,6 +57,10 @@ class GradisegPipeline(VanillaPipeline):
     datamanager: GradisegDataManager  # type: ignore[assignment]
     mask_scores: MaskScores | None = None
     """What the last evaluation found per object."""
+    view_scores: Sequence[ViewScore] = ()
+    """What the last evaluation found per view."""
+    floater_score: FloaterScore | None = None
+    """What the last evaluation found floating."""
 
     @property
     def model(self) -> GradisegModel:
@@ -106,12 +117,28 @@ class GradisegPipeline(VanillaPipeline):
                 lambda step: self.take_votes(step, training_callback_attributes.trainer),
             ),
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.refresh_boundary),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.clear_empty_space),
             TrainingCallback(
                 [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
                 lambda step: self.model.prune_rarely_seen(self.datamanager.train_dataset.cameras, step),
             ),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.label_gaussians),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.report),
         ]
+
+    @cached_property
+    def free_space(self) -> FreeSpace | None:
+        """What must be empty while training; None if it is not known, or not asked for."""
+        config = self.model.config
+        if config.empty_space <= 0:
+            return None
+        return self.datamanager.free_space(config.empty_space, virtual=config.empty_space_virtual)
+
+    def clear_empty_space(self, step: int) -> None:
+        """After a training step: remove what is where nothing can be, every CLEAR_EVERY steps and after the last."""
+        if (step + 1) % CLEAR_EVERY == 0 or step + 1 == self.model.schedule.length:
+            if self.free_space is not None:
+                self.model.clear(self.free_space, self.datamanager.agreed_on)
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         super().load_pipeline(loaded_state, step)
@@ -209,12 +236,15 @@ class GradisegPipeline(VanillaPipeline):
         """Averages over a set of views.
 
         Returns:
-            psnr, ssim, lpips (where its weights can be had), fps, num_rays_per_sec, gaussian_count; miou, mbiou
-            and mbiou_fine in percent, None if no view has a label. With ``get_std`` also ``*_std``, None for a
-            single view, and extracted_iou and extracted_biou. Never NaN, which would not be JSON.
+            psnr, psnr_inside (over the pixels of objects that are not ignored), ssim, lpips (where its weights can be had),
+            fps, num_rays_per_sec, gaussian_count; miou, mbiou and mbiou_fine in percent, None if no view has a label.
+            With ``get_std`` also ``*_std``, None for a single view, psnr_worst of the worst view, worst_iou of the worst object in
+            its worst view, floater_share and floater_share_worst in percent (None without sparse points), extracted_iou and
+            extracted_biou. Never NaN, which would not be JSON.
         """
         from gradiseg_ns.evaluation.extraction import ExtractionMetrics
         from gradiseg_ns.evaluation.metrics import MaskMetrics, print_table, write_table
+        from gradiseg_ns.evaluation.views import ViewScore, summary, worst_view, write_views
 
         del step
         self.eval()
@@ -228,6 +258,7 @@ class GradisegPipeline(VanillaPipeline):
         if get_std:
             self.label_gaussians()
         rows: list[dict[str, float]] = []
+        views: list[ViewScore] = []
         has_labels = False
         if output_path is not None:
             output_path.mkdir(parents=True, exist_ok=True)
@@ -243,12 +274,13 @@ class GradisegPipeline(VanillaPipeline):
                 row["fps"] = 1.0 / max(seconds, 1e-9)
                 row["num_rays_per_sec"] = row["fps"] * float(camera.height * camera.width)
                 rows.append(row)
-                ids = getattr(outputs, "object_ids", None)
+                ids, name, miou = getattr(outputs, "object_ids", None), self._view_name(batch, index), None
                 if model.config.identity and ids is not None and "id_map" in batch:
-                    masks.update(_view_name(batch, index), ids.cpu(), batch["id_map"][..., 0].cpu())
+                    miou = masks.update(name, ids.cpu(), batch["id_map"][..., 0].cpu())
                     has_labels = True
                     if get_std:
                         self._compare_cut_outs(cut_outs, camera, batch["id_map"][..., 0], outputs["depth"])
+                views.append(ViewScore(name, row["psnr"], row.get("psnr_inside"), miou))
                 if output_path is not None:
                     self._save_pictures(pictures, output_path, image_prefix, index)
                 progress.advance(task)
@@ -258,16 +290,78 @@ class GradisegPipeline(VanillaPipeline):
             scores = self.mask_scores = masks.result()
             metrics.update(miou=scores.miou, mbiou=scores.mbiou, mbiou_fine=scores.mbiou_fine)
             if get_std:
+                metrics["worst_iou"] = scores.worst_iou
                 metrics["extracted_iou"], metrics["extracted_biou"] = cut_outs.result()
                 print_table(scores, CONSOLE)
-                table = _table_path()
+                table = _table_path("objects")
                 if table is not None:
                     write_table(table, scores)
                     CONSOLE.print(f"Saved the table per object to: {table}")
+        if get_std:
+            self.view_scores, self.floater_score = views, self.floaters()
+            worst, floating = worst_view(views), self.floater_score
+            metrics["psnr_worst"] = None if worst is None else worst.psnr
+            metrics["floater_share"] = None if floating is None else floating.mean
+            metrics["floater_share_worst"] = None if floating is None else floating.worst
+            told = summary(views, floating)
+            if told is not None:
+                CONSOLE.print(escape(told))
+            table = _table_path("views")
+            if table is not None:
+                write_views(table, views)
+                CONSOLE.print(f"Saved the table per view to: {table}")
         self.train()
         if not get_std:  # tensorboard's writer takes numbers only
             return {key: value for key, value in metrics.items() if value is not None}
         return metrics
+
+    @torch.no_grad()
+    def floaters(self) -> FloaterScore | None:
+        """How much of the picture floats before the scene, in views between the training cameras; None without sparse points."""
+        from gradiseg_ns.data.datamanager import frusta_of
+        from gradiseg_ns.data.free_space import probes
+        from gradiseg_ns.evaluation.views import FloaterScore
+
+        points = self.datamanager.points
+        if points is None or not len(points):
+            return None
+        frusta, depths = probes(frusta_of(self.datamanager.train_dataset.cameras), points.float().cpu())
+        shares = []
+        for viewmat, K, size, depth in zip(*frusta, depths.tolist(), strict=True):
+            view = rendering.Camera(
+                viewmat.to(self.model.device), K.to(self.model.device), *(int(n) for n in size)
+            )
+            shares.append(self.model.weight_nearer(view, depth))
+        return FloaterScore.of(shares)
+
+    def report(self, step: int) -> None:
+        """After the last training step: say which held-out view is worst, and what floats."""
+        from gradiseg_ns.evaluation.metrics import MaskMetrics
+        from gradiseg_ns.evaluation.views import ViewScore, summary
+
+        model = self.model
+        if step + 1 != model.schedule.length:
+            return
+        model.eval()
+        views = []
+        for index, (camera, batch) in enumerate(self.datamanager.fixed_indices_eval_dataloader):
+            with torch.no_grad():
+                outputs = model.get_outputs_for_camera(camera=camera)
+            name, miou = self._view_name(batch, index), None
+            if outputs.object_ids is not None and model.config.identity:  # type: ignore[attr-defined]
+                masks = MaskMetrics(ignore_ids=model.config.metrics_ignore_ids)
+                miou = masks.update(name, outputs.object_ids.cpu(), batch["id_map"][..., 0].cpu())  # type: ignore
+            views.append(ViewScore(name, *model.psnr_of(outputs, batch), miou))
+        told = summary(views, self.floaters())
+        if told is not None:
+            CONSOLE.print(escape(told))
+        model.train()
+
+    def _view_name(self, batch: dict[str, Any], index: int) -> str:
+        """What a held-out view's photo is called."""
+        names = self.datamanager.eval_dataset.image_filenames
+        place = int(batch.get("image_idx", index))
+        return str(batch.get("image_name") or (names[place].name if place < len(names) else f"view {place}"))
 
     def _compare_cut_outs(
         self, metrics: ExtractionMetrics, camera: Cameras, truth: Tensor, depth: Tensor
@@ -301,17 +395,13 @@ def average(rows: list[dict[str, float]], get_std: bool = False) -> dict[str, fl
     return result
 
 
-def _view_name(batch: dict[str, Any], index: int) -> str:
-    return str(batch.get("image_name", f"view {batch.get('image_idx', index)}"))
-
-
-def _table_path() -> Path | None:
-    """Where the table goes: beside the JSON that ns-eval is about to write."""
+def _table_path(kind: str) -> Path | None:
+    """Where a table goes: beside the JSON that ns-eval is about to write."""
     who = caller()
     if who.kind != "eval":
         return None
     path = Path(who.command.output_path)
-    return path.with_name(f"{path.stem}_objects.csv")
+    return path.with_name(f"{path.stem}_{kind}.csv")
 
 
 def _progress() -> Progress:

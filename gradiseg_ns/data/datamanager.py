@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from rich.markup import escape
 
 from gradiseg_ns.data.agreement import IdAgreement, id_agreement
+from gradiseg_ns.data.background import background_points
 from gradiseg_ns.data.dataset import InstanceDataset, size_warning, warn
+from gradiseg_ns.data.free_space import FreeSpace, Frusta
 from gradiseg_ns.data.id_maps import (
     MASKS_FLAG,
     IdMapError,
@@ -34,6 +36,7 @@ from gradiseg_ns.data.id_maps import (
     undistort_id_map,
     undistortion_lookup,
 )
+from gradiseg_ns.data.photo_agreement import agreed_on
 from gradiseg_ns.data.poses import PoseError, check_cameras, check_colmap, check_transforms
 
 try:
@@ -52,6 +55,8 @@ class GradisegDataManagerConfig(FullImageDatamanagerConfig):
     of the photo's name. A map that a frame of transforms.json names (object_mask_path) goes first."""
     eval_masks_dir: str | None = None
     """Folder of the id maps that evaluation compares with. The training folder unless given."""
+    background_points: bool = True
+    """Start with some points far behind the scene where photos look past its sparse points."""
     require_maps: bool = True
     """Whether training without usable id maps is an error. Follows --pipeline.model.identity."""
 
@@ -102,6 +107,8 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
                 check_colmap(Path(parser.data) / parser.colmap_path)
             raise
         self._set_up_id_maps()
+        if test_mode == "val" and config.background_points:
+            self.train_dataset.metadata["background_points"] = self._background_points()
 
     # ------------------------------------------------------------------------------------------------- set-up
 
@@ -221,6 +228,46 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
                 "training goes on, but expect a poor segmentation."
             )
 
+    # -------------------------------------------------------------------------------------------------- space
+
+    @property
+    def points(self) -> torch.Tensor | None:
+        """Sparse points [P, 3] in nerfstudio's frame, or None."""
+        return self.train_dataparser_outputs.metadata.get("points3D_xyz")
+
+    def free_space(self, share: float, *, virtual: bool = True) -> FreeSpace | None:
+        """What must be empty before the training views (:mod:`gradiseg_ns.data.free_space`), with a warning where cameras and
+        points make no sense; None without sparse points."""
+        points, dataset = self.points, self.train_dataset
+        if points is None or not len(points) or not len(dataset.cameras):
+            return None
+        points = points.float().cpu()
+        space = FreeSpace.create(frusta_of(dataset.cameras), points, share=share, virtual=virtual)
+        doubts = space.doubts(points, [path.name for path in dataset.image_filenames])
+        if doubts is not None:
+            warn(doubts)
+        return space.to(self.device)
+
+    def agreed_on(self, positions: torch.Tensor, radii: torch.Tensor) -> torch.Tensor:
+        """Whether several training photos show the same thin thing at places [N, 3]: bool [N]
+        (:mod:`gradiseg_ns.data.photo_agreement`)."""
+        photos = [item["image"] for item in self.cached_train]
+        return agreed_on(frusta_of(self.train_dataset.cameras), photos, positions, radii)
+
+    def _background_points(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Points [B, 3] and colours [B, 3], uint8, behind the scene (:mod:`gradiseg_ns.data.background`); None if there are
+        none to add."""
+        if self.points is None or not len(self.points):
+            return None
+        items = self.cached_train  # loading them undistorts them, and the cameras with them
+        found = background_points(
+            frusta_of(self.train_dataset.cameras),
+            self.points.float().cpu(),
+            [item["image"] for item in items],
+            [item.get("mask") for item in items],
+        )
+        return found if len(found[0]) else None
+
     # ------------------------------------------------------------------------------------------------ batches
 
     def _with_int32_ids(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -253,6 +300,14 @@ def viewmats_of(cameras: Cameras) -> NDArray[np.float32]:
     full[:, :3] = c2w
     full[:, :3, 1:3] *= -1.0
     return np.linalg.inv(full).astype(np.float32)
+
+
+def frusta_of(cameras: Cameras) -> Frusta:
+    """nerfstudio's cameras, without their lens's distortion."""
+    sizes = torch.stack([cameras.width.reshape(-1), cameras.height.reshape(-1)], dim=1).long().cpu()
+    return Frusta(
+        torch.from_numpy(viewmats_of(cameras)), cameras.get_intrinsics_matrices().float().cpu(), sizes
+    )
 
 
 def _scan(dataset: InstanceDataset) -> IdScan:

@@ -33,6 +33,9 @@ BOUNDARY_RATIO = 0.02
 FINE_BOUNDARY_RATIO = 0.005
 """Width of the "fine" band: 3 px at 512x384, where the 13 px of 2 % hide errors of a pixel or two."""
 
+SHOWN_PIXELS = 200
+"""An object's worst view is looked for among those that show more than so many of its pixels: one pixel of ten is no verdict."""
+
 ArrayLike = NDArray[Any] | Tensor
 
 
@@ -84,6 +87,8 @@ class ObjectScore:
     """Views in which the object is in the truth, in the prediction or in both."""
     worst_view: str | None
     """Name of the view with the smallest IoU: the first one to look at."""
+    worst_iou: float | None = None
+    """The smallest IoU in a view that shows more than SHOWN_PIXELS pixels of it; None if no view does."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class MaskScores:
     """Views that were skipped because they have no truth."""
     ignore_ids: tuple[int, ...]
 
+    @property
+    def worst_iou(self) -> float | None:
+        """The smallest IoU of an object in a view that shows more than SHOWN_PIXELS pixels of it."""
+        return min((o.worst_iou for o in self.objects if o.worst_iou is not None), default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types that `json.dumps` turns into valid JSON."""
         return asdict(self)
@@ -128,6 +138,7 @@ class _Sums:
     n_pixels_predicted: int = 0
     in_truth: bool = False
     worst: tuple[float, str] | None = None
+    worst_shown: float | None = None
 
 
 class MaskMetrics:
@@ -178,7 +189,7 @@ class MaskMetrics:
         self._n_views = 0
         self._n_views_without_truth = 0
 
-    def update(self, view_name: str, predicted: ArrayLike, truth: ArrayLike) -> None:
+    def update(self, view_name: str, predicted: ArrayLike, truth: ArrayLike) -> float | None:
         """Adds a view.
 
         Args:
@@ -187,6 +198,9 @@ class MaskMetrics:
                 to the truth by nearest neighbour if the sizes differ.
             truth: `[H, W]` or `[H, W, 1]` integer object ids; negative (`IGNORE`): pixel without label.
 
+        Returns:
+            the view's own mean IoU over the objects of its truth, in percent; `None` if it has none.
+
         Raises:
             ValueError: If a map is not a map of integers, or has no pixels.
         """
@@ -194,7 +208,7 @@ class MaskMetrics:
         labelled = truth_np >= 0
         if not labelled.any():
             self._n_views_without_truth += 1
-            return
+            return None
         predicted_np = _id_map(predicted, f"The predicted id map of view '{view_name}'")
         if predicted_np.shape != truth_np.shape:
             predicted_np = _resize_nearest(predicted_np, truth_np.shape)
@@ -204,7 +218,8 @@ class MaskMetrics:
         height, width = truth_np.shape
         widths = band_width(height, width), band_width(height, width, FINE_BOUNDARY_RATIO)
         predicted_boxes, truth_boxes = _bounding_boxes(predicted_np), _bounding_boxes(truth_np)
-        for id in predicted_boxes.keys() | truth_boxes.keys():
+        own: list[float | None] = []
+        for id in sorted(predicted_boxes.keys() | truth_boxes.keys()):
             if id in self.ignore_ids:
                 continue
             sums = self._sums.setdefault(id, _Sums())
@@ -226,6 +241,13 @@ class MaskMetrics:
                 sums.n_pixels_predicted += int(np.count_nonzero(predicted_np[predicted_boxes[id]] == id))
             if sums.worst is None or iou < sums.worst[0]:
                 sums.worst = iou, view_name
+            if id in truth_boxes:
+                own.append(iou)
+                shown = np.count_nonzero(truth_np[truth_boxes[id]] == id) > SHOWN_PIXELS
+                if shown and (sums.worst_shown is None or iou < sums.worst_shown):
+                    sums.worst_shown = iou
+        mean = _mean(own)
+        return None if mean is None else 100 * mean
 
     def result(self) -> MaskScores:
         """The figures over all views added so far. The accumulator can go on afterwards."""
@@ -246,6 +268,7 @@ class MaskMetrics:
                     biou_fine=100 * sums.biou_fine / n,
                     n_views=n,
                     worst_view=None if sums.worst is None else sums.worst[1],
+                    worst_iou=None if sums.worst_shown is None else 100 * sums.worst_shown,
                 )
             )
         return MaskScores(
@@ -265,14 +288,16 @@ def score_table(result: MaskScores) -> Table:
     table = Table(title="Mask quality in percent")
     table.add_column("id", justify="right")
     table.add_column("object")
-    for header in ("IoU", "boundary 2 %", "boundary 0.5 %", "views"):
+    for header in ("IoU", "boundary 2 %", "boundary 0.5 %", "worst IoU", "views"):
         table.add_column(header, justify="right")
     table.add_column("worst view")
     for o in result.objects:
-        figures = (_text(o.iou), _text(o.biou), _text(o.biou_fine), str(o.n_views))
+        figures = (_text(o.iou), _text(o.biou), _text(o.biou_fine), _text(o.worst_iou), str(o.n_views))
         table.add_row(str(o.id), escape(o.name), *figures, escape(o.worst_view or ""))
     table.add_section()
-    means = (_text(result.miou), _text(result.mbiou), _text(result.mbiou_fine), str(result.n_views))
+    means = (
+        _text(result.miou), _text(result.mbiou), _text(result.mbiou_fine), _text(result.worst_iou), str(result.n_views)
+    )  # fmt: skip
     table.add_row("", "mean", *means, "", style="bold")
     notes: list[str] = []
     if result.ignore_ids:
@@ -407,22 +432,23 @@ def _names_by_id(
 def _csv(result: MaskScores) -> str:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["id", "name", "iou", "biou", "biou_fine", "views", "worst_view", "note"])
+    writer.writerow(["id", "name", "iou", "biou", "biou_fine", "views", "worst_view", "note", "worst_iou"])
 
     def figures(*values: float | None) -> list[str]:
         return ["" if value is None else f"{value:.4f}" for value in values]
 
     for o in result.objects:
         writer.writerow(
-            [o.id, o.name, *figures(o.iou, o.biou, o.biou_fine), o.n_views, o.worst_view or "", ""]
+            [o.id, o.name, *figures(o.iou, o.biou, o.biou_fine), o.n_views, o.worst_view or "", "",
+             *figures(o.worst_iou)]
         )
     for s in result.spurious:
         writer.writerow(
-            [s.id, s.name, "", "", "", s.n_views, "", f"{s.n_pixels} px predicted, in no view's truth"]
+            [s.id, s.name, "", "", "", s.n_views, "", f"{s.n_pixels} px predicted, in no view's truth", ""]
         )
     note = f"{result.n_views_without_truth} views without truth" if result.n_views_without_truth else ""
     means = figures(result.miou, result.mbiou, result.mbiou_fine)
-    writer.writerow(["", "mean", *means, result.n_views, "", note])
+    writer.writerow(["", "mean", *means, result.n_views, "", note, *figures(result.worst_iou)])
     return buffer.getvalue()
 
 

@@ -153,6 +153,15 @@ def in_conflict(
     return torch.zeros_like(eligible).index_fill_(0, best, True) & eligible
 
 
+class _Scaled:
+    """Screen positions whose gradients the strategy reads, scaled by the square of a depth below 1."""
+
+    def __init__(self, means2d: Tensor, absolute: bool, depth: Tensor) -> None:
+        factor = depth.detach().clamp(0.0, 1.0).square()[..., None]
+        name = "absgrad" if absolute else "grad"
+        setattr(self, name, getattr(means2d, name) * factor)
+
+
 @dataclass
 class GradisegStrategy(DefaultStrategy):
     """gsplat's DefaultStrategy, then IGD.
@@ -179,6 +188,9 @@ class GradisegStrategy(DefaultStrategy):
         direction_start_iter: from here on the state's ``identity_direction`` [N, 3] follows the position gradient
             of L_2d, a moving average over the steps in which the Gaussian is seen.
         prune_large_start_iter: from here on too large Gaussians are pruned.
+        near_radius: position gradients of Gaussians nearer to the camera than that (world units) count less, by the square of
+            their depth over it; 0 counts all alike.
+        most: phase 1 makes no more Gaussians than that; 0 for any number.
     """
 
     igd: bool = True
@@ -191,6 +203,8 @@ class GradisegStrategy(DefaultStrategy):
     igd_split: SplitRule = "boundary_axis"
     direction_start_iter: int = 1 << 40
     prune_large_start_iter: int = 0
+    near_radius: float = 0.0
+    most: int = 0
 
     def initialize_state(self, scene_scale: float = 1.0) -> dict[str, Any]:
         """The DefaultStrategy's state, with IGD's accumulators, which are made at its first step."""
@@ -199,6 +213,33 @@ class GradisegStrategy(DefaultStrategy):
             identity_gradient=None, identity_count=None, identity_conflict=None, identity_direction=None
         )
         return state
+
+    def _update_state(
+        self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False
+    ) -> None:
+        """The DefaultStrategy's, with gradients scaled down near the camera (Pixel-GS, arXiv 2403.15530, equation 8): what is near
+        covers many pixels, and would split far beyond its worth."""
+        if self.near_radius > 0:
+            info = {**info, "means2d": _Scaled(info["means2d"], self.absgrad, info["depths"] / self.near_radius)}
+        super()._update_state(params, state, info, packed)
+
+    @torch.no_grad()
+    def _grow_gs(
+        self, params: Any, optimizers: dict[str, torch.optim.Optimizer], state: dict[str, Any], step: int
+    ) -> tuple[int, int]:
+        """The DefaultStrategy's, up to ``most``: where more want to grow than may, those with the largest gradients do."""
+        wanted = self.grow_grad2d
+        room = self.most - len(params["means"])
+        if self.most:
+            gradient = state["grad2d"] / state["count"].clamp_min(1)
+            if room <= 0:
+                return 0, 0
+            if int((gradient > wanted).sum()) > room:
+                self.grow_grad2d = float(gradient.topk(room + 1).values[-1])
+        try:
+            return super()._grow_gs(params, optimizers, state, step)
+        finally:
+            self.grow_grad2d = wanted
 
     def in_igd(self, step: int) -> bool:
         """Whether IGD accumulates at this step."""
