@@ -19,7 +19,7 @@ from gradiseg_ns import runs
 from gradiseg_ns.boundary.refinement import edge_classes
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.model import CheckpointError, GradisegModel, GradisegModelConfig, apply_schedule
-from gradiseg_ns.trainer import GradisegTrainer
+from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig
 
 from .scenes import write_scene
 
@@ -459,3 +459,25 @@ def test_association_needs_a_time_to_happen() -> None:
     config.schedule.votes_at = 1.0
     with pytest.raises(ValueError, match="votes-at"):
         apply_schedule(config)
+
+
+def test_the_same_run_again_is_the_same_file(scene: Path, tmp_path: Path) -> None:
+    """Bit for bit, through all phases: the checkpoint of a run and of the same run again, in this process and in another."""
+    steps = 90
+
+    def config(name: str) -> GradisegTrainerConfig:
+        return runs.make_config("gradiseg-lite", scene, tmp_path / name, steps=steps, device="cpu")
+
+    first, second = (runs.train(config(name))[0] for name in ("first", "second"))
+    assert model_of(first).boundary_phase is not None and model_of(first).boundary_phase.field is not None
+    saved = [t.checkpoint_dir / f"step-{steps - 1:09d}.ckpt" for t in (first, second)]
+    assert saved[0].read_bytes() == saved[1].read_bytes()
+    script = (
+        "import sys, torch; from pathlib import Path; from gradiseg_ns import runs;"
+        "torch.set_num_threads(int(sys.argv[3]));"
+        f"runs.train(runs.make_config('gradiseg-lite', Path(sys.argv[1]), Path(sys.argv[2]), steps={steps}, device='cpu'))"
+    )
+    arguments = [str(scene), str(tmp_path / "third"), str(torch.get_num_threads())]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, timeout=300)
+    (third,) = (tmp_path / "third").rglob("*.ckpt")
+    assert third.read_bytes() == saved[0].read_bytes()

@@ -258,10 +258,10 @@ class BoundaryRefiner:
         patches = draw_patches(seen > SEEN, self.patches) if points is not None else None
         if points is None or patches is None:
             return {}
-        weights, at = self.weights, (patches.rows, patches.columns)
+        weights, at = self.weights, patches.rows * seen.shape[1] + patches.columns
         share = weights.splat * len(patches.rows) / classes.numel()
         colors, identities, opacities = (
-            shared(value[points.indices], share) for value in (colors, identities, opacities)
+            shared(taken(value, points.indices), share) for value in (colors, identities, opacities)
         )
         depth = depth.detach()
         if self.render:
@@ -271,15 +271,15 @@ class BoundaryRefiner:
         features = torch.cat([colors, identities, opacities[:, None]], dim=-1)
         field, inter = self.query(rays, features)
         field_rgb = field.rgb + (1 - field.opacity[:, None]) * background
-        splat_rgb, splat_alpha = shared(rgb[at], share), shared(alpha[at], share)
+        splat_rgb, splat_alpha = (shared(pixels(value, at), share) for value in (rgb, alpha))
         losses = {
             "boundary_align": weights.align
             * alignment_loss(splat_rgb, splat_alpha, field_rgb, field.opacity),
-            "boundary_photo": weights.photo * (field_rgb - photo[at]).abs().mean(),
+            "boundary_photo": weights.photo * (field_rgb - pixels(photo, at)).abs().mean(),
         }
-        target = classes[at]
+        target = pixels(classes, at)
         weight, bias = shared(classifier.weight, share), shared(classifier.bias, share)
-        splat_logits = F.linear(shared(identity[at], share), weight, bias)
+        splat_logits = F.linear(shared(pixels(identity, at), share), weight, bias)
         field_logits = F.linear(field.identity, weight, bias)
         losses["boundary_identity"] = weights.identity * identity_alignment_loss(splat_logits, field_logits)
         losses["boundary_mask"] = weights.mask * mask_loss(field_logits, target, field.opacity)
@@ -300,6 +300,17 @@ class BoundaryRefiner:
         a, b = self.field(x, fixed), self.field(x + step, fixed)
         density = (torch.log(a.density + 1e-6) - torch.log(b.density + 1e-6)).square().mean() / 4
         return density + (a.rgb - b.rgb).square().mean() + (a.identity - b.identity).square().mean()
+
+
+def taken(values: Tensor, rows: Tensor) -> Tensor:
+    """values[rows] of values [N, ...], rows of any shape. The backward of the brackets adds what falls on one row in
+    another order every time; this one's does not, so that a run can be repeated bit for bit."""
+    return values.index_select(0, rows.reshape(-1)).reshape(*rows.shape, *values.shape[1:])
+
+
+def pixels(values: Tensor, at: Tensor) -> Tensor:
+    """A map's [H, W, ...] values at pixels, int64 [R] counted row by row (see :func:`taken`)."""
+    return taken(values.flatten(0, 1), at)
 
 
 def shared(values: Tensor, share: float) -> Tensor:
@@ -367,5 +378,5 @@ def continuity_loss(points: BoundaryPoints, colors: Tensor, labels: Tensor, coun
     same = (own[rows][:, None] == own[others]) & (own[rows] >= 0)[:, None]
     distance = (points.means[rows][:, None] - points.means[others]).norm(dim=-1)
     weight = torch.where(same, kernel(distance / points.bandwidth[rows][:, None]), 0.0)
-    apart = (colors[rows][:, None] - colors[others]).square().sum(dim=-1)
+    apart = (taken(colors, rows)[:, None] - taken(colors, others)).square().sum(dim=-1)
     return (weight * apart).sum() / weight.sum().clamp(min=1e-6)
