@@ -38,6 +38,7 @@ from gradiseg_ns.data.id_maps import (
 )
 from gradiseg_ns.data.photo_agreement import agreed_on
 from gradiseg_ns.data.poses import PoseError, check_cameras, check_colmap, check_transforms
+from gradiseg_ns.data.tracks import colmap_tracks
 
 try:
     from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
@@ -242,7 +243,13 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
         if points is None or not len(points) or not len(dataset.cameras):
             return None
         points = points.float().cpu()
-        space = FreeSpace.create(frusta_of(dataset.cameras), points, share=share, virtual=virtual)
+        parser, tracks = self.config.dataparser, None
+        if isinstance(parser, ColmapDataParserConfig):
+            model = Path(parser.data) / parser.colmap_path
+            tracks = colmap_tracks(model, [str(path) for path in dataset.image_filenames], len(points))
+        space = FreeSpace.create(
+            frusta_of(dataset.cameras), points, share=share, virtual=virtual, tracks=tracks
+        )
         doubts = space.doubts(points, [path.name for path in dataset.image_filenames])
         if doubts is not None:
             warn(doubts)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NEAR_SHARE = 0.8
@@ -38,6 +39,8 @@ SUPPORT = 3
 """So many points around a voxel make it no empty space, whatever a view thinks."""
 PROBES = 48
 """Views from which floaters are looked for."""
+_CELLS = 64
+"""Cells of a picture, along each side, in which points hide each other."""
 _RESOLUTION = 24
 """Voxels up to the typical end of the empty space in front of a camera."""
 _MOST_VOXELS = 1 << 25
@@ -90,6 +93,26 @@ def nearest_depths(frusta: Frusta, points: Tensor) -> Tensor:
         if len(seen) >= MIN_POINTS:
             nearest[view] = seen.kthvalue(1 + int(NEAREST_QUANTILE * (len(seen) - 1))).values
     return nearest
+
+
+def unhidden(frusta: Frusta, points: Tensor) -> Tensor:
+    """Which view sees which point, as far as points alone tell: int64 [T, 2] of views and points.
+
+    A view sees a point in its picture unless a point in the cell of the picture around it, or in one beside that, is nearer by more than
+    a tenth. What hides without having points of its own is not noticed.
+    """
+    found = []
+    for view in range(len(frusta)):
+        x, y, depth = project_into(frusta, view, points)
+        rows = ((depth > 0) & (x.abs() < 1) & (y.abs() < 1)).nonzero()[:, 0]
+        column = ((x[rows] + 1) / 2 * _CELLS).long().clamp(0, _CELLS - 1)
+        row = ((y[rows] + 1) / 2 * _CELLS).long().clamp(0, _CELLS - 1)
+        front = torch.full((_CELLS * _CELLS,), torch.inf, device=points.device)
+        front.scatter_reduce_(0, row * _CELLS + column, depth[rows], "amin")
+        front = -F.max_pool2d(-front.view(1, 1, _CELLS, _CELLS), 3, 1, 1)[0, 0]
+        rows = rows[depth[rows] <= 1.1 * front[row, column]]
+        found.append(torch.stack([torch.full_like(rows, view), rows], dim=1))
+    return torch.cat(found) if found else torch.zeros((0, 2), dtype=torch.int64, device=points.device)
 
 
 def between(frusta: Frusta, neighbors: int = NEIGHBORS, steps: int = BETWEEN) -> Frusta:
@@ -241,7 +264,7 @@ class FreeSpace:
             a, w = centers[first : first + stride], ways[first : first + stride]
             index, inside = self._voxels_of((a[:, None] + places * w[:, None]).reshape(-1, 3))
             flat[index[inside]] = True
-        beside = torch.nn.functional.max_pool3d((~crossed)[None, None].float(), 3, 1, 1)[0, 0] > 0
+        beside = F.max_pool3d((~crossed)[None, None].float(), 3, 1, 1)[0, 0] > 0
         return crossed & ~beside
 
     def _around_points(self, points: Tensor) -> Tensor:
@@ -252,7 +275,7 @@ class FreeSpace:
         count.index_add_(0, index, torch.ones(len(index), device=points.device))
         kernel = torch.ones(1, 1, 3, 3, 3, device=points.device)
         grid = count.view(1, 1, *self.empty.shape)
-        return torch.nn.functional.conv3d(grid, kernel, padding=1)[0, 0] >= SUPPORT - 0.5
+        return F.conv3d(grid, kernel, padding=1)[0, 0] >= SUPPORT - 0.5
 
     def _voxels_of(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Flat indices of the voxels of positions [N, 3], and whether they are in the grid: int64 [N], bool [N]."""
