@@ -57,13 +57,15 @@ class Seeds:
     def main(self) -> None:
         lengths: tuple[int | None, ...] = self.steps or (None,)
         jobs = [self._job(steps, seed) for steps in lengths for seed in self.seeds]
-        done = [json.loads(line) for line in self.output.read_text().splitlines()] if self.output.exists() else []
+        done = (
+            [json.loads(line) for line in self.output.read_text().splitlines()]
+            if self.output.exists()
+            else []
+        )
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         with ThreadPoolExecutor(self.jobs) as pool:
             results = list(pool.map(lambda job: _known(job, done) or self._spawn(job, threads), jobs))
-        rows = [
-            [r for r in results if r is not None and r["steps"] == steps] for steps in lengths
-        ]
+        rows = [[r for r in results if r is not None and r["steps"] == steps] for steps in lengths]
         print_table(self, [row for row in rows if row])
         self._picture([r for r in results if r is not None])
 
@@ -104,7 +106,9 @@ class Seeds:
         with self.output.open("a") as stream:
             stream.write(json.dumps(result) + "\n")
         shown = ("miou", "mbiou", "mbiou_fine", "psnr", *LOWEST, *HIGHEST)
-        print("  " + ", ".join(f"{k} {result[k]:.2f}" for k in shown if result.get(k) is not None), flush=True)
+        print(
+            "  " + ", ".join(f"{k} {result[k]:.2f}" for k in shown if result.get(k) is not None), flush=True
+        )
         return result
 
     def _picture(self, results: list[dict[str, Any]]) -> None:
@@ -139,7 +143,10 @@ def one_run(job: dict[str, Any]) -> None:
     from gradiseg_ns.evaluation.views import worst_view
 
     folder = Path(job["folder"])
-    options = {**job["options"], "pipeline.model.metrics_ignore_ids": tuple(job["options"]["pipeline.model.metrics_ignore_ids"])}
+    options = {
+        **job["options"],
+        "pipeline.model.metrics_ignore_ids": tuple(job["options"]["pipeline.model.metrics_ignore_ids"]),
+    }
     config = runs.make_config(
         job["method"], Path(job["data"]), folder / "runs",
         steps=job["steps"], seed=job["seed"], device=job["device"], options=options,

@@ -1144,9 +1144,7 @@ class GradisegModel(SplatfactoModel):
 
     def _remove(self, mask: Tensor) -> None:
         """Take the Gaussians of a mask, bool [N], out of the training."""
-        remove(
-            params=self.gauss_params, optimizers=self.optimizers, state=self.strategy_state, mask=mask
-        )
+        remove(params=self.gauss_params, optimizers=self.optimizers, state=self.strategy_state, mask=mask)
         if self._refining and self.boundary_phase is not None:
             self.boundary_phase.update(self.means, self.strategy_state["impurity"])
 

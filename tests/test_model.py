@@ -17,6 +17,8 @@ from nerfstudio.utils.eval_utils import eval_setup
 
 from gradiseg_ns import runs
 from gradiseg_ns.boundary.refinement import edge_classes
+from gradiseg_ns.data.datamanager import frusta_of
+from gradiseg_ns.data.free_space import probes
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.model import CheckpointError, GradisegModel, GradisegModelConfig, apply_schedule
 from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig
@@ -461,9 +463,30 @@ def test_association_needs_a_time_to_happen() -> None:
         apply_schedule(config)
 
 
+def test_what_floats_before_a_view_is_seen_by_the_score(trainer: GradisegTrainer) -> None:
+    pipeline, model = trainer.pipeline, model_of(trainer)
+    before = pipeline.floaters()
+    assert before is not None and before.n_views > 5
+    frusta, depths = probes(
+        frusta_of(pipeline.datamanager.train_dataset.cameras), pipeline.datamanager.points.float()
+    )
+    place = frusta.centers[0] + 0.5 * float(depths[0]) * frusta.viewmats[0, 2, :3]
+    kept = {name: p.detach()[0].clone() for name, p in model.gauss_params.items()}
+    with torch.no_grad():
+        model.gauss_params["means"][0] = place
+        model.gauss_params["scales"][0] = -2.0
+        model.gauss_params["opacities"][0] = 6.0
+        after = pipeline.floaters()
+        space = pipeline.free_space
+        assert space is not None and space.contains(place[None]).all()
+        for name, value in kept.items():
+            model.gauss_params[name][0] = value
+    assert after is not None and after.worst > before.worst + 10 and after.mean > before.mean
+
+
 def test_the_same_run_again_is_the_same_file(scene: Path, tmp_path: Path) -> None:
     """Bit for bit, through all phases: the checkpoint of a run and of the same run again, in this process and in another."""
-    steps = 90
+    steps = 48
 
     def config(name: str) -> GradisegTrainerConfig:
         return runs.make_config("gradiseg-lite", scene, tmp_path / name, steps=steps, device="cpu")

@@ -52,7 +52,7 @@ def background_points(
     generator = generator or torch.Generator().manual_seed(0)
     device = points.device
     nothing = points.new_zeros((0, 3)), torch.zeros((0, 3), dtype=torch.uint8, device=device)
-    if len(points) < 4 or not len(frusta):
+    if len(points) < 4 or not frusta.views:
         return nothing
     center = points.median(dim=0).values
     radius = (points - center).norm(dim=1).quantile(0.9) if len(points) < 1 << 24 else None

@@ -61,7 +61,9 @@ class Frusta(NamedTuple):
         """Where the cameras stand, [V, 3]."""
         return -(self.viewmats[:, :3, :3].mT @ self.viewmats[:, :3, 3:])[..., 0]
 
-    def __len__(self) -> int:  # a NamedTuple's own is its number of fields
+    @property
+    def views(self) -> int:
+        """V."""
         return len(self.viewmats)
 
 
@@ -86,8 +88,8 @@ def nearest_depths(frusta: Frusta, points: Tensor) -> Tensor:
     Args:
         points: [P, 3].
     """
-    nearest = torch.zeros(len(frusta), device=points.device)
-    for view in range(len(frusta)):
+    nearest = torch.zeros(frusta.views, device=points.device)
+    for view in range(frusta.views):
         x, y, depth = project_into(frusta, view, points)
         seen = depth[(depth > 0) & (x.abs() < 1) & (y.abs() < 1)]
         if len(seen) >= MIN_POINTS:
@@ -102,7 +104,7 @@ def unhidden(frusta: Frusta, points: Tensor) -> Tensor:
     a tenth. What hides without having points of its own is not noticed.
     """
     found = []
-    for view in range(len(frusta)):
+    for view in range(frusta.views):
         x, y, depth = project_into(frusta, view, points)
         rows = ((depth > 0) & (x.abs() < 1) & (y.abs() < 1)).nonzero()[:, 0]
         column = ((x[rows] + 1) / 2 * _CELLS).long().clamp(0, _CELLS - 1)
@@ -135,7 +137,7 @@ def between(frusta: Frusta, neighbors: int = NEIGHBORS, steps: int = BETWEEN) ->
     if count < 1:
         return Frusta(frusta.viewmats[:0], frusta.intrinsics[:0], frusta.sizes[:0])
     # Several cameras may stand in one place: all of them are asked for, and oneself is left out by its index.
-    found = KDTree(centers).query(centers, k=count + 1)[1]
+    found = np.asarray(KDTree(centers).query(centers, k=count + 1)[1])
     pairs = sorted({(min(i, j), max(i, j)) for i, row in enumerate(found.tolist()) for j in row if i != j})
     viewmats, origin = [], []
     for i, j in pairs:
@@ -213,7 +215,7 @@ class FreeSpace:
         more = between(frusta) if virtual else Frusta(*(t[:0] for t in frusta))
         nearest, more_nearest = nearest_depths(frusta, points), nearest_depths(more, points)
         every, ends = joined(frusta, more), share * torch.cat([nearest, more_nearest])
-        used = [view for view in range(len(every)) if ends[view] > 0]
+        used = [view for view in range(every.views) if ends[view] > 0]
         if not used:
             nothing = torch.zeros(1, 1, 1, dtype=torch.bool, device=device)
             return cls(torch.zeros(3, device=device), 1.0, nothing, nearest, more, more_nearest)

@@ -26,11 +26,10 @@ def colmap_tracks(model: Path, photos: Sequence[str], points: int) -> Tensor | N
         ("points3D.bin", colmap.read_points3D_binary, "images.bin", colmap.read_images_binary),
         ("points3D.txt", colmap.read_points3D_text, "images.txt", colmap.read_images_text),
     )
-    for points_file, read_points, images_file, read_images in readers:
-        if (model / points_file).is_file() and (model / images_file).is_file():
-            break
-    else:
+    there = next((r for r in readers if (model / r[0]).is_file() and (model / r[2]).is_file()), None)
+    if there is None:
         return None
+    points_file, read_points, images_file, read_images = there
     found = read_points(model / points_file)
     if len(found) != points:
         return None

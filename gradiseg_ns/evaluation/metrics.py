@@ -439,8 +439,15 @@ def _csv(result: MaskScores) -> str:
 
     for o in result.objects:
         writer.writerow(
-            [o.id, o.name, *figures(o.iou, o.biou, o.biou_fine), o.n_views, o.worst_view or "", "",
-             *figures(o.worst_iou)]
+            [
+                o.id,
+                o.name,
+                *figures(o.iou, o.biou, o.biou_fine),
+                o.n_views,
+                o.worst_view or "",
+                "",
+                *figures(o.worst_iou),
+            ]
         )
     for s in result.spurious:
         writer.writerow(

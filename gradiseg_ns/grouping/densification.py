@@ -220,7 +220,10 @@ class GradisegStrategy(DefaultStrategy):
         """The DefaultStrategy's, with gradients scaled down near the camera (Pixel-GS, arXiv 2403.15530, equation 8): what is near
         covers many pixels, and would split far beyond its worth."""
         if self.near_radius > 0:
-            info = {**info, "means2d": _Scaled(info["means2d"], self.absgrad, info["depths"] / self.near_radius)}
+            info = {
+                **info,
+                "means2d": _Scaled(info["means2d"], self.absgrad, info["depths"] / self.near_radius),
+            }
         super()._update_state(params, state, info, packed)
 
     @torch.no_grad()

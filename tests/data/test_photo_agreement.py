@@ -19,7 +19,7 @@ def photos(frusta: Frusta, *, wire: bool = True, texture: bool = True) -> list[t
     v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     local = torch.stack([(u - width / 2) / FOCAL, (v - height / 2) / FOCAL, torch.ones_like(u)], dim=-1)
     result = []
-    for view in range(len(frusta)):
+    for view in range(frusta.views):
         rays = local @ frusta.viewmats[view, :3, :3]
         rays = rays / rays.norm(dim=-1, keepdim=True)
         eye = frusta.centers[view]

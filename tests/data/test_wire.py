@@ -27,7 +27,9 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> GradisegTrainer:
     return trainer
 
 
-def draw(photo: torch.Tensor, frusta: Frusta, view: int, start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+def draw(
+    photo: torch.Tensor, frusta: Frusta, view: int, start: torch.Tensor, end: torch.Tensor
+) -> torch.Tensor:
     """The photo, uint8 [H, W, 3], with a wire in front of everything."""
     height, width = photo.shape[:2]
     x, y, depth = project_into(frusta, view, torch.stack([start, end]))

@@ -1,0 +1,71 @@
+"""The command that judges changes: every seed and length once, means and worst of all."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def seeds() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("seeds", ROOT / "benchmarks" / "seeds.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["seeds"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_seed_of_every_length_once(
+    seeds: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs: list[dict[str, Any]] = []
+
+    def run(command: list[str], **keywords: Any) -> Any:
+        job = json.loads(command[-1])
+        jobs.append(job)
+        result = {
+            "psnr": 20.0 + job["seed"],
+            "miou": 90.0,
+            "worst_iou": 50.0 - job["seed"],
+            "picture": "none.png",
+        }
+        keywords["stdout"].write("RESULT " + json.dumps(result) + "\n")
+        return type("Done", (), {"returncode": 0})
+
+    monkeypatch.setattr(seeds.subprocess, "run", run)
+
+    def once(*steps: int) -> None:
+        seeds.Seeds(
+            data=tmp_path,
+            seeds=(1, 5),
+            steps=steps,
+            output=tmp_path / "out" / "results.jsonl",
+            ignore_ids=(0,),
+        ).main()
+
+    once(100, 200)
+    assert [(job["steps"], job["seed"]) for job in jobs] == [(100, 1), (100, 5), (200, 1), (200, 5)]
+    assert jobs[0]["options"]["pipeline.model.metrics_ignore_ids"] == [0]
+    printed = capsys.readouterr().out
+    assert "23.00 (21.00)" in printed, "mean and worst seed"
+    assert "45.00" in printed, "the worst object of all seeds"
+    once(100, 200, 300)
+    assert len(jobs) == 6, "what is known is not trained again"
+
+
+def test_a_failed_run_is_named_and_left_out(
+    seeds: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(seeds.subprocess, "run", lambda *_, **__: type("Done", (), {"returncode": 3}))
+    seeds.Seeds(data=tmp_path, seeds=(1,), output=tmp_path / "out" / "results.jsonl").main()
+    assert "failed with exit code 3" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "results.jsonl").exists()
