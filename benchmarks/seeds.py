@@ -49,12 +49,16 @@ class Seeds:
     jobs: int = 1
     """Trainings at once, sharing the threads."""
     output: Path = Path("outputs/seeds/results.jsonl")
+    every: float = 1.0
+    """Train on every so many-th training view only, evenly spread: 4 keeps a quarter. For scenes with a transforms.json."""
     options: tuple[str, ...] = field(default_factory=tuple)
     """Further options of every run as path=JSON, e.g. pipeline.model.empty_space=0."""
     keep_runs: bool = False
     """Keep the runs' folders; else they are removed once they are evaluated."""
 
     def main(self) -> None:
+        if self.every > 1:
+            self.data = thinned(self.data, self.every, self.output.parent / "thinned")
         lengths: tuple[int | None, ...] = self.steps or (None,)
         jobs = [self._job(steps, seed) for steps in lengths for seed in self.seeds]
         done = (
@@ -126,6 +130,29 @@ class Seeds:
         path = self.output.with_name(f"worst_{self.data.resolve().name}.png")
         whole.save(path)
         print(f"worst views: {path}")
+
+
+def thinned(scene: Path, every: float, folder: Path) -> Path:
+    """A scene of the same held-out views with fewer training views: a folder of links, and a transforms.json with both splits.
+
+    Which views are held out is what nerfstudio's dataparser says by default.
+    """
+    import numpy as np
+    from nerfstudio.data.utils.dataparsers_utils import get_train_eval_split_fraction
+
+    made = folder / f"{scene.resolve().name}_every_{every:g}"
+    made.mkdir(parents=True, exist_ok=True)
+    for path in scene.resolve().iterdir():
+        if path.name != "transforms.json" and not (made / path.name).exists():
+            (made / path.name).symlink_to(path)
+    meta = json.loads((scene / "transforms.json").read_text())
+    names = sorted(frame["file_path"] for frame in meta["frames"])
+    train, held_out = get_train_eval_split_fraction(names, 0.9)
+    kept = train[np.arange(0, len(train), every).astype(int)]
+    for split, rows in (("train", kept), ("val", held_out), ("test", held_out)):
+        meta[f"{split}_filenames"] = [names[row] for row in rows]
+    (made / "transforms.json").write_text(json.dumps(meta))
+    return made
 
 
 def _known(job: dict[str, Any], done: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -93,8 +93,8 @@ gradiseg_lite = MethodSpecification(
         3_000,
         # A short run has no time to recover from an opacity reset, and densifies more readily instead.
         GradisegModelConfig(
-            schedule=ScheduleConfig(refine_every=50, opacity_reset_interval=0.0, prune_large_from=1.0),
-            densify_grad_thresh=0.0004,
+            schedule=ScheduleConfig(refine_every=1 / 30, opacity_reset_interval=0.0, prune_large_from=1.0),
+            densify_grad_thresh=0.0016,
             cull_alpha_thresh=0.02,
             # A tenth of the steps: every Gaussian is drawn for L_3d as often.
             neighbor_samples=10_000,

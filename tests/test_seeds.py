@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from .scenes import write_scene
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -69,3 +71,17 @@ def test_a_failed_run_is_named_and_left_out(
     seeds.Seeds(data=tmp_path, seeds=(1,), output=tmp_path / "out" / "results.jsonl").main()
     assert "failed with exit code 3" in capsys.readouterr().out
     assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+def test_fewer_training_views_leave_the_same_views_held_out(seeds: ModuleType, tmp_path: Path) -> None:
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    scene = write_scene(tmp_path / "balls", views=20)
+    made = seeds.thinned(scene, 4, tmp_path / "thinned")
+
+    def photos(folder: Path, split: str) -> list[str]:
+        outputs = NerfstudioDataParserConfig(data=folder).setup().get_dataparser_outputs(split)
+        return [path.name for path in outputs.image_filenames]
+
+    assert photos(made, "val") == photos(scene, "val")
+    assert photos(made, "train") == photos(scene, "train")[::4]

@@ -247,9 +247,10 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
         if isinstance(parser, ColmapDataParserConfig):
             model = Path(parser.data) / parser.colmap_path
             tracks = colmap_tracks(model, [str(path) for path in dataset.image_filenames], len(points))
-        space = FreeSpace.create(
-            frusta_of(dataset.cameras), points, share=share, virtual=virtual, tracks=tracks
-        )
+        with CONSOLE.status("Looking where nothing can be: before the cameras"):
+            space = FreeSpace.create(
+                frusta_of(dataset.cameras), points, share=share, virtual=virtual, tracks=tracks
+            )
         doubts = space.doubts(points, [path.name for path in dataset.image_filenames])
         if doubts is not None:
             warn(doubts)

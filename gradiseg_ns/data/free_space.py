@@ -39,6 +39,8 @@ SUPPORT = 3
 """So many points around a voxel make it no empty space, whatever a view thinks."""
 PROBES = 48
 """Views from which floaters are looked for."""
+_ENOUGH = 50_000
+"""Points from which a view's nearest are taken."""
 _CELLS = 64
 """Cells of a picture, along each side, in which points hide each other."""
 _RESOLUTION = 24
@@ -86,8 +88,9 @@ def nearest_depths(frusta: Frusta, points: Tensor) -> Tensor:
     """The depth of the nearest points that each view sees, [V] world units; 0 where it sees fewer than MIN_POINTS.
 
     Args:
-        points: [P, 3].
+        points: [P, 3]; of very many, every so many-th is enough for a quantile.
     """
+    points = points[:: max(1, len(points) // _ENOUGH)]
     nearest = torch.zeros(frusta.views, device=points.device)
     for view in range(frusta.views):
         x, y, depth = project_into(frusta, view, points)
@@ -136,7 +139,6 @@ def between(frusta: Frusta, neighbors: int = NEIGHBORS, steps: int = BETWEEN) ->
     count = min(neighbors, len(centers) - 1)
     if count < 1:
         return Frusta(frusta.viewmats[:0], frusta.intrinsics[:0], frusta.sizes[:0])
-    # Several cameras may stand in one place: all of them are asked for, and oneself is left out by its index.
     found = np.asarray(KDTree(centers).query(centers, k=count + 1)[1])
     pairs = sorted({(min(i, j), max(i, j)) for i, row in enumerate(found.tolist()) for j in row if i != j})
     viewmats, origin = [], []

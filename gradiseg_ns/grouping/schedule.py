@@ -43,8 +43,9 @@ class ScheduleConfig:
     """Gaussians that are large on the screen are split or culled until here (4,000 of 30,000)"""
     full_color_from: float = 0.1
     """the last degree of the spherical harmonics is switched on (3,000 of 30,000)"""
-    refine_every: int = 100
-    """steps between two densifications, for a run of any length"""
+    refine_every: float = 100
+    """steps between two densifications; below 1 a fraction of the run: then a longer run has no more rounds of them, and no more
+    Gaussians"""
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,10 @@ def resolve_schedule(
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name == "refine_every":
-            if value < 1:
-                raise ValueError(f"schedule.refine-every is {value}, expected at least 1")
+            if not (0 < value < 1 or (value >= 1 and float(value).is_integer())):
+                raise ValueError(
+                    f"schedule.refine-every is {value}, expected a whole number of steps or a fraction of the run, 0 to 1"
+                )
         elif value is not None and not 0.0 <= value <= 1.0:
             raise ValueError(
                 f"schedule.{field.name.replace('_', '-')} is {value}, expected a fraction of the run, 0 to 1"
@@ -125,7 +128,8 @@ def resolve_schedule(
     def step(fraction: float) -> int:
         return round(fraction * length)
 
-    refine_every = max(1, min(config.refine_every, step(config.igd_until) or 1))
+    wanted = step(config.refine_every) if config.refine_every < 1 else int(config.refine_every)
+    refine_every = max(1, min(wanted, step(config.igd_until) or 1))
     reset = step(config.opacity_reset_interval)
     if reset:
         reset = max(refine_every, round(reset / refine_every) * refine_every)
