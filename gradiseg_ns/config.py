@@ -91,10 +91,10 @@ gradiseg_lite = MethodSpecification(
     config=_trainer(
         "gradiseg-lite",
         3_000,
-        # A short run has no time to recover from an opacity reset, and densifies more readily instead.
+        # A short run has no time to recover from an opacity reset. It densifies in twelve rounds, whatever its length: with rounds of
+        # a fixed number of steps a longer run had more Gaussians than its views can hold, and was worse (docs/floaters.md).
         GradisegModelConfig(
             schedule=ScheduleConfig(refine_every=1 / 30, opacity_reset_interval=0.0, prune_large_from=1.0),
-            densify_grad_thresh=0.0016,
             cull_alpha_thresh=0.02,
             # A tenth of the steps: every Gaussian is drawn for L_3d as often.
             neighbor_samples=10_000,

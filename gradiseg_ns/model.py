@@ -136,8 +136,6 @@ class GradisegModelConfig(SplatfactoModelConfig):
     """Also keep the space before cameras between neighbouring training cameras empty."""
     near_radius: float = 0.0
     """Gaussians nearer to a camera than that densify less (Pixel-GS), world units; 0 for none."""
-    max_gaussians: int = 0
-    """Densification by position gradients makes no more than that; 0 for any number."""
     opacity_regularization: float = 0.0
     """Weight of the mean opacity, as in 3DGS-MCMC: what explains nothing fades."""
     scale_regularization: float = 0.0
@@ -288,7 +286,6 @@ class GradisegModel(SplatfactoModel):
             igd_split=config.igd_split,
             prune_large_start_iter=self.schedule.prune_large_from,
             near_radius=config.near_radius,
-            most=config.max_gaussians,
             direction_start_iter=(
                 self.schedule.la_knn_from
                 if config.la_knn != "off" and config.la_knn_direction == "identity"

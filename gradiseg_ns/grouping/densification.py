@@ -190,7 +190,6 @@ class GradisegStrategy(DefaultStrategy):
         prune_large_start_iter: from here on too large Gaussians are pruned.
         near_radius: position gradients of Gaussians nearer to the camera than that (world units) count less, by the square of
             their depth over it; 0 counts all alike.
-        most: phase 1 makes no more Gaussians than that; 0 for any number.
     """
 
     igd: bool = True
@@ -204,7 +203,6 @@ class GradisegStrategy(DefaultStrategy):
     direction_start_iter: int = 1 << 40
     prune_large_start_iter: int = 0
     near_radius: float = 0.0
-    most: int = 0
 
     def initialize_state(self, scene_scale: float = 1.0) -> dict[str, Any]:
         """The DefaultStrategy's state, with IGD's accumulators, which are made at its first step."""
@@ -225,24 +223,6 @@ class GradisegStrategy(DefaultStrategy):
                 "means2d": _Scaled(info["means2d"], self.absgrad, info["depths"] / self.near_radius),
             }
         super()._update_state(params, state, info, packed)
-
-    @torch.no_grad()
-    def _grow_gs(
-        self, params: Any, optimizers: dict[str, torch.optim.Optimizer], state: dict[str, Any], step: int
-    ) -> tuple[int, int]:
-        """The DefaultStrategy's, up to ``most``: where more want to grow than may, those with the largest gradients do."""
-        wanted = self.grow_grad2d
-        room = self.most - len(params["means"])
-        if self.most:
-            gradient = state["grad2d"] / state["count"].clamp_min(1)
-            if room <= 0:
-                return 0, 0
-            if int((gradient > wanted).sum()) > room:
-                self.grow_grad2d = float(gradient.topk(room + 1).values[-1])
-        try:
-            return super()._grow_gs(params, optimizers, state, step)
-        finally:
-            self.grow_grad2d = wanted
 
     def in_igd(self, step: int) -> bool:
         """Whether IGD accumulates at this step."""
