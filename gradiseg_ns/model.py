@@ -28,7 +28,7 @@ from gradiseg_ns.boundary.cleaning import draw_in, find_overshoot
 from gradiseg_ns.boundary.detection import MIN_WEIGHT
 from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
 from gradiseg_ns.boundary.refinement import edge_classes
-from gradiseg_ns.data.free_space import FreeSpace
+from gradiseg_ns.data.free_space import NEAR_SHARE, FreeSpace
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.grouping.densification import GradisegStrategy, SplitRule, split_in_two
 from gradiseg_ns.grouping.identity import (
@@ -129,7 +129,7 @@ class GradisegModelConfig(SplatfactoModelConfig):
     which they do not; `conflict`, the second less the first: what cancels. A Gaussian whose pixels all pull
     the same way, as where a view has a wrong id for the whole object, is in no conflict. The latter two are
     taken per weight of the pixels."""
-    empty_space: float = 0.8
+    empty_space: float = NEAR_SHARE
     """Nothing may be nearer to a training camera, or to a camera between two of them, than that share of the depth of the
     nearest sparse points that it sees; 0 switches it off. What gets there is removed: it floats before the cameras."""
     empty_space_virtual: bool = True

@@ -23,8 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NEAR_SHARE = 0.8
+NEAR_SHARE = 0.9
 """Empty is what lies nearer to a camera than that share of the depth of its nearest points."""
+FLOATS_BELOW = 0.8
+"""What is nearer than that share of it counts as floating (`probes`): a score with a margin."""
 NEAREST_QUANTILE = 0.02
 """The nearest points of a view: this quantile of their depths, since a few points are always wrong."""
 WIDER = 1.2
@@ -166,7 +168,7 @@ def probes(frusta: Frusta, points: Tensor, most: int = PROBES) -> tuple[Frusta, 
     """Views to look for floaters from, no photo needed: halfway between neighbouring cameras, evenly spread.
 
     Returns:
-        at most so many views, and to which depth, [M] world units, nothing should be in front of them: NEAR_SHARE of the depth of
+        at most so many views, and to which depth, [M] world units, nothing should be in front of them: FLOATS_BELOW of the depth of
         the nearest points that each sees.
     """
     views = between(frusta, steps=1)
@@ -174,7 +176,7 @@ def probes(frusta: Frusta, points: Tensor, most: int = PROBES) -> tuple[Frusta, 
     known = nearest.nonzero()[:, 0]
     if len(known) > most:
         known = known[torch.arange(most, device=known.device) * len(known) // most]
-    return Frusta(*(t[known.to(t.device)] for t in views)), NEAR_SHARE * nearest[known]
+    return Frusta(*(t[known.to(t.device)] for t in views)), FLOATS_BELOW * nearest[known]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 
 from gradiseg_ns.data.free_space import (
     AROUND,
+    FLOATS_BELOW,
     NEAR_SHARE,
     FreeSpace,
     Frusta,
@@ -166,7 +167,7 @@ def test_probes_lie_between_the_cameras_and_are_few(points: torch.Tensor) -> Non
     views, depths = probes(frusta, points, most=10)
     assert views.views == len(depths) == 10
     assert (torch.cdist(views.centers, frusta.centers).amin(dim=1) > 0.01).all()
-    assert ((depths > 0) & (depths < NEAR_SHARE * 2.6)).all()
+    assert ((depths > 0) & (depths < FLOATS_BELOW * 2.6)).all()
 
 
 def test_positions_that_are_no_numbers_are_nowhere(points: torch.Tensor) -> None:
