@@ -134,14 +134,6 @@ class GradisegModelConfig(SplatfactoModelConfig):
     nearest sparse points that it sees; 0 switches it off. What gets there is removed: it floats before the cameras."""
     empty_space_virtual: bool = True
     """Also keep the space before cameras between neighbouring training cameras empty."""
-    near_radius: float = 0.0
-    """Gaussians nearer to a camera than that densify less (Pixel-GS), world units; 0 for none."""
-    opacity_regularization: float = 0.0
-    """Weight of the mean opacity, as in 3DGS-MCMC: what explains nothing fades."""
-    scale_regularization: float = 0.0
-    """Weight of the mean extent, world units, as in 3DGS-MCMC."""
-    drop: float = 0.0
-    """Leave out that share of the Gaussians in a step, at random, rising over the run (DropGaussian)."""
     prune_min_views: int = 2
     """Gaussians that fewer training views than that see are removed, every `schedule.prune-unseen-every` of the
     run; 0 keeps them. Nothing holds them where they are: they float before the cameras and hide what other views
@@ -285,7 +277,6 @@ class GradisegModel(SplatfactoModel):
             igd_by_extent=config.igd_signal != "gradient",
             igd_split=config.igd_split,
             prune_large_start_iter=self.schedule.prune_large_from,
-            near_radius=config.near_radius,
             direction_start_iter=(
                 self.schedule.la_knn_from
                 if config.la_knn != "off" and config.la_knn_direction == "identity"
@@ -481,13 +472,8 @@ class GradisegModel(SplatfactoModel):
                 int(camera.width.item()), int(camera.height.item()), self.background_color
             )
         view = self._camera(camera)
-        gaussians = _activated(params)
-        if self.training and self.config.drop > 0:
-            share = self.config.drop * min(1.0, self.step / self.schedule.length)
-            kept = torch.rand(len(gaussians.opacities), device=self.device) >= share
-            gaussians = gaussians._replace(opacities=gaussians.opacities * kept / (1 - share))
         projection = rendering.project(
-            gaussians, view, antialiased=self.config.rasterize_mode == "antialiased"
+            _activated(params), view, antialiased=self.config.rasterize_mode == "antialiased"
         )
         visible = projection.radii[0] > 0
         color_groups = [self._colors(params, view, visible)]
@@ -807,11 +793,6 @@ class GradisegModel(SplatfactoModel):
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
         """L = L_rgb + alpha L_2d + beta L_3d (equation 5), with splatfacto's L1 and D-SSIM as L_rgb."""
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
-        if self.training and self.config.opacity_regularization > 0:
-            opacity = self.gauss_params["opacities"].sigmoid().mean()
-            losses["opacity_regularization"] = self.config.opacity_regularization * opacity
-        if self.training and self.config.scale_regularization > 0:
-            losses["scale_regularization"] = self.config.scale_regularization * self.scales.exp().mean()
         identity_map = getattr(outputs, "identity_map", None)
         if identity_map is None:
             return losses

@@ -153,15 +153,6 @@ def in_conflict(
     return torch.zeros_like(eligible).index_fill_(0, best, True) & eligible
 
 
-class _Scaled:
-    """Screen positions whose gradients the strategy reads, scaled by the square of a depth below 1."""
-
-    def __init__(self, means2d: Tensor, absolute: bool, depth: Tensor) -> None:
-        factor = depth.detach().clamp(0.0, 1.0).square()[..., None]
-        name = "absgrad" if absolute else "grad"
-        setattr(self, name, getattr(means2d, name) * factor)
-
-
 @dataclass
 class GradisegStrategy(DefaultStrategy):
     """gsplat's DefaultStrategy, then IGD.
@@ -188,8 +179,6 @@ class GradisegStrategy(DefaultStrategy):
         direction_start_iter: from here on the state's ``identity_direction`` [N, 3] follows the position gradient
             of L_2d, a moving average over the steps in which the Gaussian is seen.
         prune_large_start_iter: from here on too large Gaussians are pruned.
-        near_radius: position gradients of Gaussians nearer to the camera than that (world units) count less, by the square of
-            their depth over it; 0 counts all alike.
     """
 
     igd: bool = True
@@ -202,7 +191,6 @@ class GradisegStrategy(DefaultStrategy):
     igd_split: SplitRule = "boundary_axis"
     direction_start_iter: int = 1 << 40
     prune_large_start_iter: int = 0
-    near_radius: float = 0.0
 
     def initialize_state(self, scene_scale: float = 1.0) -> dict[str, Any]:
         """The DefaultStrategy's state, with IGD's accumulators, which are made at its first step."""
@@ -211,18 +199,6 @@ class GradisegStrategy(DefaultStrategy):
             identity_gradient=None, identity_count=None, identity_conflict=None, identity_direction=None
         )
         return state
-
-    def _update_state(
-        self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False
-    ) -> None:
-        """The DefaultStrategy's, with gradients scaled down near the camera (Pixel-GS, arXiv 2403.15530, equation 8): what is near
-        covers many pixels, and would split far beyond its worth."""
-        if self.near_radius > 0:
-            info = {
-                **info,
-                "means2d": _Scaled(info["means2d"], self.absgrad, info["depths"] / self.near_radius),
-            }
-        super()._update_state(params, state, info, packed)
 
     def in_igd(self, step: int) -> bool:
         """Whether IGD accumulates at this step."""
