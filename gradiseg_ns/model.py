@@ -623,15 +623,20 @@ class GradisegModel(SplatfactoModel):
         return dataclasses.replace(splat, labels=arrangement.object_ids.to(torch.int32))
 
     @torch.no_grad()
-    def look(self, view: rendering.Camera, *, colors: bool = False) -> Look:
+    def look(
+        self, view: rendering.Camera, *, colors: bool = False, pixel: tuple[int, int] | None = None
+    ) -> Look:
         """What a camera sees, edits included if this thread draws them (`Editing.drawing`); without any glow.
 
         Args:
             colors: also render the picture.
+            pixel: only that one, (x, y): all maps are 1x1 then.
         """
         params, shown, _ = self._drawn()
         antialiased = self.config.rasterize_mode == "antialiased"
         projection = rendering.project(_activated(params), view, antialiased=antialiased)
+        if pixel is not None:
+            projection = rendering.crop(projection, *pixel)
         groups = [projection.depths[0][:, None]]
         if colors:
             groups[0] = torch.cat([groups[0], self._colors(params, view, projection.radii[0] > 0)], dim=1)
@@ -661,11 +666,7 @@ class GradisegModel(SplatfactoModel):
         Args:
             x, y: in pixels from the upper left corner.
         """
-        view = self._camera(camera)
-        intrinsics = view.K.clone()
-        intrinsics[0, 2] -= int(x)
-        intrinsics[1, 2] -= int(y)
-        return int(self.look(view._replace(K=intrinsics, width=1, height=1)).object_ids)
+        return int(self.look(self._camera(camera), pixel=(int(x), int(y))).object_ids)
 
     @property
     def _refining(self) -> bool:

@@ -11,6 +11,7 @@ GRADISEG_NUM_THREADS or `set_num_threads` the CPU kernels' number of threads. nu
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ __all__ = [
     "Gaussians",
     "Projection",
     "backproject",
+    "crop",
     "default_backend",
     "project",
     "rasterize",
@@ -139,6 +141,24 @@ def project(
         far=float(far),
         radius_clip=float(radius_clip),
     )
+
+
+def crop(projection: Projection, x: int, y: int, width: int = 1, height: int = 1) -> Projection:
+    """A part of a picture, blended as in the whole.
+
+    A camera that looks at the part alone would not do: how a Gaussian's ellipse is approximated depends on the picture's edges.
+
+    Args:
+        projection: of the whole picture.
+        x, y: the part's upper left pixel.
+        width, height: pixels.
+    """
+    K = projection.camera.K.clone()
+    K[0, 2] -= x
+    K[1, 2] -= y
+    means2d = projection.means2d - projection.means2d.new_tensor([x, y])
+    camera = projection.camera._replace(K=K, width=width, height=height)
+    return dataclasses.replace(projection, camera=camera, means2d=means2d, _state=None)
 
 
 def rasterize(

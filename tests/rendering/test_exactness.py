@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gradiseg_ns.rendering import Gaussians, backproject, project, rasterize, render, spherical_harmonics
+from gradiseg_ns.rendering import (
+    Gaussians,
+    backproject,
+    crop,
+    project,
+    rasterize,
+    render,
+    spherical_harmonics,
+)
 
 from .scenes import (
     assert_alike,
@@ -195,3 +203,17 @@ def test_finite_differences_of_the_oracle():
         2 * step
     )
     assert float(numeric.detach()) == pytest.approx(float((gradient * direction).sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_a_part_of_a_picture_is_blended_as_in_the_whole(backend):
+    """Off-centre Gaussians that reach far are where a camera of the part alone would differ."""
+    gaussians, camera = random_gaussians(200, seed=3), random_camera(seed=3)
+    features = torch.rand(200, 4, generator=torch.Generator().manual_seed(1))
+    projection = project(gaussians, camera, backend=backend)
+    (whole,), alpha = rasterize(projection, [features])
+    for x, y, width, height in ((0, 0, 1, 1), (41, 17, 1, 1), (60, 40, 10, 12), (7, 20, 33, 5)):
+        (part,), part_alpha = rasterize(crop(projection, x, y, width, height), [features])
+        assert torch.allclose(part, whole[y : y + height, x : x + width], atol=1e-4)
+        assert torch.allclose(part_alpha, alpha[y : y + height, x : x + width], atol=1e-4)
+    assert projection.camera is camera or projection.camera == camera, "the whole is as it was"
