@@ -233,6 +233,10 @@ class GradisegModel(SplatfactoModel):
         config = self.config
         # The config.yml of an older run is read without defaults of the fields that it does not have.
         config.__dict__.setdefault("boundary", BoundaryConfig())
+        if not 0 <= config.empty_space <= 1:
+            raise ValueError(
+                f"--pipeline.model.empty-space is {config.empty_space}, expected 0 (off) to 1, a share of the nearest points' depth"
+            )
         self.schedule = apply_schedule(config)
         self.editing = Editing()
         seed_points = self._all_seed_points()

@@ -484,6 +484,13 @@ def test_what_floats_before_a_view_is_seen_by_the_score(trainer: GradisegTrainer
     assert after is not None and after.worst > before.worst + 10 and after.mean > before.mean
 
 
+def test_a_share_beyond_the_points_is_refused(scene: Path, tmp_path: Path) -> None:
+    options = {"pipeline.model.empty_space": 1.5}
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=5, device="cpu", options=options)
+    with pytest.raises(ValueError, match=r"empty-space is 1\.5, expected 0"):
+        runs.train(config)
+
+
 def test_the_same_run_again_is_the_same_file(scene: Path, tmp_path: Path) -> None:
     """Bit for bit, through all phases: the checkpoint of a run and of the same run again, in this process and in another."""
     steps = 48

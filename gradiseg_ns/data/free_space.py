@@ -43,8 +43,6 @@ PROBES = 48
 """Views from which floaters are looked for."""
 _ENOUGH = 50_000
 """Points from which a view's nearest are taken."""
-_CELLS = 64
-"""Cells of a picture, along each side, in which points hide each other."""
 _RESOLUTION = 24
 """Voxels up to the typical end of the empty space in front of a camera."""
 _MOST_VOXELS = 1 << 25
@@ -100,26 +98,6 @@ def nearest_depths(frusta: Frusta, points: Tensor) -> Tensor:
         if len(seen) >= MIN_POINTS:
             nearest[view] = seen.kthvalue(1 + int(NEAREST_QUANTILE * (len(seen) - 1))).values
     return nearest
-
-
-def unhidden(frusta: Frusta, points: Tensor) -> Tensor:
-    """Which view sees which point, as far as points alone tell: int64 [T, 2] of views and points.
-
-    A view sees a point in its picture unless a point in the cell of the picture around it, or in one beside that, is nearer by more than
-    a tenth. What hides without having points of its own is not noticed.
-    """
-    found = []
-    for view in range(frusta.views):
-        x, y, depth = project_into(frusta, view, points)
-        rows = ((depth > 0) & (x.abs() < 1) & (y.abs() < 1)).nonzero()[:, 0]
-        column = ((x[rows] + 1) / 2 * _CELLS).long().clamp(0, _CELLS - 1)
-        row = ((y[rows] + 1) / 2 * _CELLS).long().clamp(0, _CELLS - 1)
-        front = torch.full((_CELLS * _CELLS,), torch.inf, device=points.device)
-        front.scatter_reduce_(0, row * _CELLS + column, depth[rows], "amin")
-        front = -F.max_pool2d(-front.view(1, 1, _CELLS, _CELLS), 3, 1, 1)[0, 0]
-        rows = rows[depth[rows] <= 1.1 * front[row, column]]
-        found.append(torch.stack([torch.full_like(rows, view), rows], dim=1))
-    return torch.cat(found) if found else torch.zeros((0, 2), dtype=torch.int64, device=points.device)
 
 
 def between(frusta: Frusta, neighbors: int = NEIGHBORS, steps: int = BETWEEN) -> Frusta:
@@ -191,10 +169,6 @@ class FreeSpace:
     """bool [X, Y, Z]"""
     nearest: Tensor
     """[V] depth of the nearest points that each given view sees (`nearest_depths`)."""
-    virtual: Frusta
-    """Views between the given ones, with ..."""
-    virtual_nearest: Tensor
-    """... the depth of their nearest points."""
 
     @classmethod
     def create(
@@ -216,13 +190,13 @@ class FreeSpace:
             tracks: int64 [T, 2], which view sees which point; None if it is not known.
         """
         device = points.device
-        more = between(frusta) if virtual else Frusta(*(t[:0] for t in frusta))
-        nearest, more_nearest = nearest_depths(frusta, points), nearest_depths(more, points)
-        every, ends = joined(frusta, more), share * torch.cat([nearest, more_nearest])
+        every = joined(frusta, between(frusta)) if virtual else frusta
+        depths = nearest_depths(every, points)
+        nearest, ends = depths[: frusta.views], share * depths
         used = [view for view in range(every.views) if ends[view] > 0]
         if not used:
             nothing = torch.zeros(1, 1, 1, dtype=torch.bool, device=device)
-            return cls(torch.zeros(3, device=device), 1.0, nothing, nearest, more, more_nearest)
+            return cls(torch.zeros(3, device=device), 1.0, nothing, nearest)
         boxes = torch.stack([_box(every, view, float(ends[view])) for view in used])
         low, high = boxes[:, 0].amin(dim=0), boxes[:, 1].amax(dim=0)
         voxel = float(ends[used].median()) / _RESOLUTION
@@ -230,7 +204,7 @@ class FreeSpace:
         voxel = max(voxel, float((extent.prod() / _MOST_VOXELS) ** (1 / 3)), float(extent.max()) / 4096)
         shape = [int(n) for n in torch.ceil((high - low) / voxel).long() + 1]
         empty = torch.zeros(shape, dtype=torch.bool, device=device)
-        space = cls(low, voxel, empty, nearest, more, more_nearest)
+        space = cls(low, voxel, empty, nearest)
         for view, box in zip(used, boxes, strict=True):
             space._clear_before(every, view, float(ends[view]), box)
         if tracks is not None and len(tracks):
@@ -300,10 +274,7 @@ class FreeSpace:
 
     def to(self, device: torch.device | str) -> FreeSpace:
         """The same on another device."""
-        virtual = Frusta(*(t.to(device) for t in self.virtual))
-        moved = (t.to(device) for t in (self.empty, self.nearest, self.virtual_nearest))
-        empty, nearest, virtual_nearest = moved
-        return FreeSpace(self.low.to(device), self.voxel, empty, nearest, virtual, virtual_nearest)
+        return FreeSpace(self.low.to(device), self.voxel, self.empty.to(device), self.nearest.to(device))
 
     def doubts(self, points: Tensor, names: Sequence[str]) -> str | None:
         """What makes no sense about cameras and points, as a sentence for the user; None if nothing does.
