@@ -49,7 +49,6 @@ class Demo:
 
         from gradiseg_ns import runs
         from gradiseg_ns.evaluation.metrics import write_table
-        from gradiseg_ns.evaluation.views import summary
 
         start = perf_counter()
         options = {"pipeline.model.metrics_ignore_ids": self.ignore_ids}
@@ -67,9 +66,6 @@ class Demo:
             f"{metrics['gaussian_count']:.0f} Gaussians. "
             f"Trained in {seconds:.0f} s, {perf_counter() - start:.0f} s in all."
         )
-        told = summary(trainer.pipeline.view_scores, trainer.pipeline.floater_score)
-        if told is not None:
-            CONSOLE.print(told, markup=False)
         CONSOLE.print(f"Look at [bold]{picture}[/bold]")
         CONSOLE.print(
             f"Open the viewer:  ns-viewer --load-config {config.get_base_dir() / 'config.yml'}\n"

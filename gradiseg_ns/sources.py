@@ -88,7 +88,7 @@ class Scene:
     @property
     def points(self) -> Tensor | None:
         """Sparse points [P, 3] in nerfstudio's frame, or None."""
-        return self.manager.train_dataparser_outputs.metadata.get("points3D_xyz")
+        return self.manager.points
 
     def training_cameras(self, most: int) -> list[rendering.Camera]:
         """At most so many of the training cameras, evenly spread, without loading photos; a lens's distortion is left out."""

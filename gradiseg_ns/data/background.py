@@ -55,9 +55,8 @@ def background_points(
     if len(points) < 4 or not frusta.views:
         return nothing
     center = points.median(dim=0).values
-    radius = (points - center).norm(dim=1).quantile(0.9) if len(points) < 1 << 24 else None
-    if radius is None:
-        radius = (points[:: len(points) >> 20] - center).norm(dim=1).quantile(0.9)
+    some = points[:: 1 + (len(points) >> 24)]  # a quantile takes 2^24 numbers at most
+    radius = (some - center).norm(dim=1).quantile(0.9)
     rays, colors, cells = [], [], 0
     for view, photo in enumerate(photos):
         width, height = frusta.sizes[view].tolist()
