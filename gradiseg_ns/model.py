@@ -51,6 +51,7 @@ from gradiseg_ns.grouping.schedule import (
     of_trained_splat,
     resolve_schedule,
 )
+from gradiseg_ns.losses.psnr import PSNR, psnr
 from gradiseg_ns.losses.ssim import FastSSIM
 from gradiseg_ns.lpips import LazyLpips, without_lpips_download
 from gradiseg_ns.scene.editing import Editing, Shown, glow, outline
@@ -184,6 +185,14 @@ def _activated(params: Mapping[str, Tensor]) -> rendering.Gaussians:
     )
 
 
+def _viewmat(pose: Tensor) -> Tensor:
+    """World to camera [4, 4] with OpenCV's axes, from camera to world [3, 4] with OpenGL's; in the pose's graph."""
+    rotation = torch.stack([pose[:, 0], -pose[:, 1], -pose[:, 2]])
+    moved = -(rotation @ pose[:, 3])
+    upper = torch.cat([rotation, moved[:, None]], dim=1)
+    return torch.cat([upper, F.pad(torch.ones_like(pose[:1, :1]), (3, 0))])
+
+
 class Outputs(dict[str, Any]):
     """The maps that nerfstudio lists by key, and those that must not appear in the viewer's list.
 
@@ -248,6 +257,7 @@ class GradisegModel(SplatfactoModel):
         self.seed_points = seed_points
         self.lpips = LazyLpips()
         self.ssim = FastSSIM()
+        self.psnr = PSNR()
         if seed_points is not None and not config.random_init and len(seed_points[1]) > 0:
             color = seed_points[1].float() / 255
             dc = RGB2SH(color) if config.sh_degree > 0 else torch.logit(color, eps=1e-10)
@@ -429,20 +439,28 @@ class GradisegModel(SplatfactoModel):
         return self.config.identity and len(self.objects.ids) > 0
 
     def _camera(self, camera: Cameras) -> rendering.Camera:
-        """nerfstudio's camera (OpenGL axes, camera to world) as the rasteriser's, at the training resolution."""
+        """nerfstudio's camera (OpenGL axes, camera to world) as the rasteriser's, at the training resolution.
+
+        A camera of the host's goes to the device in one copy, for which nothing waits.
+        """
         factor = self._get_downscale_factor()
-        pose = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
-        pose = pose[0] if pose.dim() == 3 else pose
-        rotation = pose[:3, :3] * pose.new_tensor([1.0, -1.0, -1.0])
-        viewmat = torch.eye(4, device=pose.device, dtype=pose.dtype)
-        viewmat[:3, :3] = rotation.T
-        viewmat[:3, 3] = -rotation.T @ pose[:3, 3]
-        camera.rescale_output_resolution(1 / factor)
-        intrinsics = camera.get_intrinsics_matrices().reshape(3, 3)
-        width, height = int(camera.width.item()), int(camera.height.item())
-        camera.rescale_output_resolution(factor)
+        learned = self.training and self.camera_optimizer.config.mode != "off"
+        pose = (
+            self.camera_optimizer.apply_to_camera(camera.to(self.device))
+            if learned
+            else camera.camera_to_worlds
+        )
+        pose = pose.reshape(pose.shape[-2:]) if learned else pose.reshape(pose.shape[-2:]).cpu()
+        width, height = int(camera.width) // factor, int(camera.height) // factor
         self.last_size = (height, width)
-        return rendering.Camera(viewmat.to(self.device), intrinsics.to(self.device), width, height)
+        zero, one = torch.zeros(1), torch.ones(1)
+        fx, fy, cx, cy = (v.reshape(1).cpu() / factor for v in (camera.fx, camera.fy, camera.cx, camera.cy))
+        K = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one]).reshape(3, 3)
+        viewmat = _viewmat(pose)
+        if learned or self.device.type != "cuda":
+            return rendering.Camera(viewmat.to(self.device), K.to(self.device), width, height)
+        both = torch.cat([viewmat.reshape(16), K.reshape(9)]).pin_memory().to(self.device, non_blocking=True)
+        return rendering.Camera(both[:16].reshape(4, 4), both[16:].reshape(3, 3), width, height)
 
     def _gaussians(self) -> rendering.Gaussians:
         """All Gaussians of the scene, as they are learned."""
@@ -458,6 +476,12 @@ class GradisegModel(SplatfactoModel):
         directions = params["means"] - centre  # the kernel normalises
         colors = rendering.spherical_harmonics(degree, directions, coefficients, mask=visible)
         return torch.clamp_min(colors + 0.5, 0.0)
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: Any = None) -> dict[str, Any]:
+        """Splatfacto's, without moving the camera to the device: it is read on the host."""
+        self.set_crop(obb_box)
+        return self.get_outputs(camera)
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
         """Render a camera.
@@ -563,7 +587,7 @@ class GradisegModel(SplatfactoModel):
             return
         training = self.training
         self.eval()  # at full resolution
-        views = (self._camera(cameras[i : i + 1].to(self.device)) for i in spread_views(len(cameras)))
+        views = (self._camera(cameras[i : i + 1]) for i in spread_views(len(cameras)))
         self.set_labels(
             rendered_labels(
                 self._gaussians(),
@@ -920,7 +944,7 @@ class GradisegModel(SplatfactoModel):
             return found
         phase.sharp = found.sharp if config.edges == "auto" else config.edges == "sharp"
         phase.agreed = {
-            index: self.objects.ids_of(classes).to(views[index][1].dtype)[..., None]
+            index: self.objects.ids_of(classes.to(self.device)).to(views[index][1])[..., None]
             for index, classes in found.maps.items()
         }
 
@@ -1097,7 +1121,7 @@ class GradisegModel(SplatfactoModel):
         count = torch.zeros(self.num_points, dtype=torch.int64, device=self.device)
         total = torch.zeros(self.num_points, device=self.device)
         for index in range(len(cameras)):
-            view = self._camera(cameras[index : index + 1].to(self.device))
+            view = self._camera(cameras[index : index + 1])
             ones = torch.ones(view.height, view.width, 1, device=self.device)
             weight = rendering.backproject(gaussians, view, ones, antialiased=antialiased)[:, 0]
             count += weight > MIN_WEIGHT
@@ -1154,16 +1178,16 @@ class GradisegModel(SplatfactoModel):
         """PSNR in dB of a picture, and over the pixels of objects that are not ignored; None if it shows none, or there is
         nothing that is ignored."""
         photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        errors = (outputs["rgb"] - photo).square().mean(dim=-1)
-        whole = -10 * float(errors.mean().clamp(min=1e-10).log10())
+        picture = outputs["rgb"]
+        whole = float(psnr(picture, photo))
         ignored = self.config.metrics_ignore_ids
         if "id_map" not in batch or not ignored:
             return whole, None
         ids = batch["id_map"][..., 0].to(self.device)
         counted = (ids >= 0) & ~torch.isin(ids, ids.new_tensor(ignored))
-        if ids.shape != errors.shape or not bool(counted.any()):
+        if ids.shape != photo.shape[:2] or not bool(counted.any()):
             return whole, None
-        return whole, -10 * float(errors[counted].mean().clamp(min=1e-10).log10())
+        return whole, float(psnr(picture[counted], photo[counted]))
 
     @torch.no_grad()
     def weight_nearer(self, view: rendering.Camera, depth: float) -> float:

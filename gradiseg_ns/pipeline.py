@@ -172,7 +172,7 @@ class GradisegPipeline(VanillaPipeline):
         """Cameras of the training views with their id maps [H, W, 1]."""
         cameras, cached = self.datamanager.train_dataset.cameras, self.datamanager.cached_train
         for index, item in enumerate(cached):
-            yield cameras[index : index + 1].to(self.model.device), item["id_map"]
+            yield cameras[index : index + 1], item["id_map"]
 
     def refresh_boundary(self, step: int) -> None:
         """Before a training step: find the boundary Gaussians anew, when the schedule says so."""

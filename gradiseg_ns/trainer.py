@@ -48,7 +48,7 @@ class FloatExponentialDecayScheduler(ExponentialDecayScheduler):
 
 @dataclass
 class FloatExponentialDecayConfig(ExponentialDecaySchedulerConfig):
-    """Exponential decay over the whole run: ``max_steps`` follows --max-num-iterations unless set."""
+    """Exponential decay over the whole run: ``max_steps`` follows --max-num-iterations unless set, and ``warmup_steps`` with it."""
 
     _target: type = field(default_factory=lambda: FloatExponentialDecayScheduler)
     max_steps: int = STOCK_RUN_LENGTH
@@ -78,6 +78,7 @@ class GradisegTrainerConfig(TrainerConfig):
             scheduler = group["scheduler"]
             if isinstance(scheduler, FloatExponentialDecayConfig) and scheduler.max_steps == STOCK_RUN_LENGTH:
                 scheduler.max_steps = length
+                scheduler.warmup_steps = round(scheduler.warmup_steps * length / STOCK_RUN_LENGTH)
 
     def _steps_done(self) -> int:
         """Steps of the run that is resumed (--max-num-iterations counts on from there), else 0."""

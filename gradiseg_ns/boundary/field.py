@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gradiseg_ns.grouping.search import PointIndex, index_of
 
 if TYPE_CHECKING:
     from nerfstudio.field_components.encodings import HashEncoding
@@ -69,37 +72,25 @@ class BoundaryPoints:
     """[B] h of the kernel, world units: the mean distance to the K nearest others."""
     neighbors: Tensor
     """int64 [B, K] rows of this table: the K nearest others."""
-    _tree: object
+    spacing: float
+    """The median bandwidth."""
+    _index: PointIndex
 
     @classmethod
     def create(cls, means: Tensor, chosen: Tensor, count: int = 8) -> BoundaryPoints | None:
         """From centres [N, 3] and the boundary set, bool [N]; None for fewer than two points."""
-        from scipy.spatial import KDTree
-
         indices = (chosen & means.isfinite().all(dim=1)).nonzero()[:, 0]
         if len(indices) < 2:
             return None
         own = means[indices].detach()
-        points = own.cpu().numpy()
-        tree = KDTree(points)
-        count = min(count, len(points) - 1)
-        distance, found = tree.query(points, k=count + 1, workers=-1)
-        # Centres may coincide: then oneself is not the first.
-        rows = np.arange(len(points))[:, None]
-        order = np.argsort(found != rows, axis=1, kind="stable")[:, 1:]
-        distance, found = np.take_along_axis(distance, order, 1), np.take_along_axis(found, order, 1)
-        bandwidth = torch.from_numpy(distance.mean(axis=1)).to(own)
-        return cls(
-            indices, own, bandwidth.clamp(min=1e-9), torch.from_numpy(found).to(indices), tree
-        )  # fmt: skip
+        index = index_of(own)
+        found = index.nearest(own, count, own=torch.arange(len(own), device=own.device))
+        distance = (own[found] - own[:, None]).norm(dim=-1)
+        bandwidth = distance.mean(dim=1).clamp(min=1e-9)
+        return cls(indices, own, bandwidth, found, float(bandwidth.median()), index)
 
     def __len__(self) -> int:
         return len(self.indices)
-
-    @property
-    def spacing(self) -> float:
-        """The median bandwidth."""
-        return float(self.bandwidth.median())
 
     def nearest(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The K boundary Gaussians nearest to points [P, 3].
@@ -107,10 +98,7 @@ class BoundaryPoints:
         Returns:
             rows int64 [P, K] of this table, and kernel values [P, K].
         """
-        count = self.neighbors.shape[1]
-        queries = points.detach().cpu().numpy()
-        found = np.asarray(self._tree.query(queries, k=count, workers=-1)[1])  # type: ignore[attr-defined]
-        rows = torch.from_numpy(found.reshape(len(queries), count)).to(self.indices)
+        rows = self._index.nearest(points, self.neighbors.shape[1])
         distance = (points.detach()[:, None] - self.means[rows]).norm(dim=-1)
         return rows, kernel(distance / self.bandwidth[rows])
 
@@ -137,22 +125,32 @@ def interpolate(weights: Tensor, rows: Tensor, features: Tensor) -> tuple[Tensor
     return (share[..., None] * taken).sum(dim=1), weights.amax(dim=1, keepdim=True)
 
 
+@lru_cache(maxsize=4)
+def _corners(device: str) -> tuple[Tensor, Tensor]:
+    """The corners of a voxel, int64 [8, 3] of 0 and 1, and Instant-NGP's primes [3]."""
+    corners = list(itertools.product((0, 1), repeat=3))
+    return torch.tensor(corners, device=device), torch.tensor([1, 2654435761, 805459861], device=device)
+
+
 def hash_features(encoding: HashEncoding, positions: Tensor) -> Tensor:
     """nerfstudio's hash encoding of positions [P, 3] in 0..1: [P, L * F].
 
     The same values as its own torch version, but with one `index_select` of all corners in the place of eight `table[index]`,
-    whose backward adds up in another order every time: a run could not be repeated bit for bit. tinycudann's is called as it is.
+    whose backward adds up in another order every time: a run could not be repeated bit for bit. What never changes lies on the
+    device already, where nerfstudio copies it there at every call. tinycudann's is called as it is.
     """
     if encoding.tcnn_encoding is not None:
         return encoding(positions)
-    scaled = positions[:, None, :] * encoding.scalings.to(positions)[:, None]  # [P, L, 3]
+    for name in ("scalings", "hash_offset"):  # plain attributes, which .to(device) leaves where they are
+        setattr(encoding, name, getattr(encoding, name).to(positions.device))
+    scaled = positions[:, None, :] * encoding.scalings.to(positions.dtype)[:, None]  # [P, L, 3]
     floor = scaled.floor()
     offset = (scaled - floor)[:, :, None]  # [P, L, 1, 3]
-    corner = torch.tensor(list(itertools.product((0, 1), repeat=3)), device=positions.device)  # [8, 3]
-    weight = torch.where(corner.bool(), offset, 1 - offset).prod(dim=-1, keepdim=True)  # [P, L, 8, 1]
-    # hash_fn wants levels next to last
-    index = encoding.hash_fn((floor.int()[:, :, None] + corner.int()).transpose(1, 2))  # [P, 8, L]
-    found = encoding.hash_table.index_select(0, index.transpose(1, 2).reshape(-1))
+    corners, primes = _corners(str(positions.device))
+    weight = torch.where(corners.bool(), offset, 1 - offset).prod(dim=-1, keepdim=True)  # [P, L, 8, 1]
+    x, y, z = ((floor.long()[:, :, None] + corners) * primes).unbind(dim=-1)  # [P, L, 8]
+    index = (x ^ y ^ z) % encoding.hash_table_size + encoding.hash_offset[:, None]
+    found = encoding.hash_table.index_select(0, index.reshape(-1))
     return (weight * found.reshape(*weight.shape[:3], -1)).sum(dim=2).flatten(start_dim=1)
 
 

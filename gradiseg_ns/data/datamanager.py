@@ -284,8 +284,11 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
         return data
 
     def next_train(self, step: int) -> tuple[Cameras, dict]:
-        """The next training view: its camera and its batch."""
+        """The next training view: its camera, which stays on the host (its size is read there), and its batch."""
         camera, data = super().next_train(step)
+        index = camera.metadata["cam_idx"]
+        camera = self.train_dataset.cameras[index : index + 1]
+        camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
         return camera, self._with_int32_ids(data)
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:

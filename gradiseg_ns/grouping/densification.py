@@ -231,6 +231,36 @@ class GradisegStrategy(DefaultStrategy):
             state.update(identity_gradient=None, identity_count=None, identity_conflict=None)
 
     @torch.no_grad()
+    def _update_state(
+        self,
+        params: Any,
+        state: dict[str, Any],
+        info: dict[str, Any],
+        packed: bool = False,
+    ) -> None:
+        """The DefaultStrategy's running sums, without picking rows out: that makes the host wait for the device."""
+        assert not packed, "the model does not render packed"
+        positions = info[self.key_for_gradient]
+        gradient = (positions.absgrad if self.absgrad else positions.grad)[0]
+        seen = info["radii"][0] > 0
+        width, height = info["width"], info["height"]
+        screen = torch.stack(
+            [
+                gradient[:, 0] * (width / 2.0 * info["n_cameras"]),
+                gradient[:, 1] * (height / 2.0 * info["n_cameras"]),
+            ],
+            dim=-1,
+        )
+        for key in ("grad2d", "count", *(["radii"] if self.refine_scale2d_stop_iter > 0 else [])):
+            if state[key] is None:
+                state[key] = gradient.new_zeros(len(gradient))
+        state["grad2d"] += torch.where(seen, screen.norm(dim=-1), 0.0)
+        state["count"] += seen
+        if self.refine_scale2d_stop_iter > 0:
+            radii = info["radii"][0] / float(max(width, height))
+            state["radii"] = torch.where(seen, torch.maximum(state["radii"], radii), state["radii"])
+
+    @torch.no_grad()
     def follow_direction(self, state: dict[str, Any], info: dict[str, Any]) -> None:
         """The moving average of L_2d's position gradient, of the Gaussians that the step saw."""
         gradient = info.get("identity_position_gradient")

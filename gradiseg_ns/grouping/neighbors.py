@@ -10,54 +10,13 @@ Taken literally over all Gaussians, equation 4 picks points of a thin slab at an
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class NeighborIndex:
-    """A k-d tree over the centres of Gaussians, on the CPU whatever the device of the tensors.
-
-    Args:
-        means: [N, 3] centres; points that are not finite are never returned as neighbours.
-    """
-
-    def __init__(self, means: Tensor) -> None:
-        from scipy.spatial import KDTree
-
-        points = means.detach().cpu().numpy()
-        points = np.where(np.isfinite(points), points, 1e30)
-        self._points = points
-        # An unbalanced tree is built several times faster, and queries take the same time.
-        self._tree = KDTree(points, balanced_tree=False, compact_nodes=False)
-
-    def __len__(self) -> int:
-        return len(self._points)
-
-    def nearest(self, targets: Tensor, count: int) -> Tensor:
-        """The nearest Gaussians of some Gaussians, themselves left out.
-
-        Args:
-            targets: [M] indices.
-            count: how many neighbours.
-
-        Returns:
-            int64 [M, min(count, N - 1)] indices, nearest first, on the device of ``targets``.
-        """
-        count = min(count, len(self) - 1)
-        rows = targets.detach().cpu().numpy()
-        if count < 1:
-            return targets.new_zeros((len(rows), 0))
-        found = np.asarray(self._tree.query(self._points[rows], k=count + 1, workers=-1)[1])
-        # Gaussians may coincide (just duplicated), so a Gaussian is not always its own first neighbour.
-        own = found == rows[:, None]
-        own[~own.any(axis=1), -1] = True
-        kept = found[~own].reshape(len(rows), count)
-        return torch.from_numpy(kept).to(targets.device, torch.int64)
+from gradiseg_ns.grouping.search import index_of
 
 
 def outstanding(gradients: Tensor, outlier: float) -> Tensor:
@@ -65,11 +24,14 @@ def outstanding(gradients: Tensor, outlier: float) -> Tensor:
 
     Away from boundaries the gradient is noise, and so is its direction.
     """
-    norms = gradients.norm(dim=-1)
-    active = norms[norms > 0]
-    if outlier <= 0 or len(active) == 0:
+    if outlier <= 0 or len(gradients) == 0:
         return gradients
-    return torch.where((norms > outlier * active.median())[:, None], gradients, torch.zeros_like(gradients))
+    norms = gradients.norm(dim=-1)
+    # The median of those above 0, by sorting: picking them out would make the host wait for the device.
+    active = norms > 0
+    middle = (active.sum() - 1).clamp(min=0) // 2
+    median = torch.where(active, norms, torch.inf).sort().values.gather(0, middle[None])
+    return torch.where((norms > outlier * median)[:, None], gradients, 0.0)
 
 
 def directional_neighbors(
@@ -140,9 +102,8 @@ def neighbor_loss(target_logits: Tensor, neighbor_logits: Tensor, valid: Tensor 
 class NeighborSampler:
     """Draws M Gaussians a step and knows their Euclidean neighbours, at a bounded cost a step.
 
-    The tree and the neighbours of a pool of M * period targets (of all N, if those are fewer) are made once for
-    ``period`` steps, and again when the number of Gaussians changes. On CUDA the pool of the next period is
-    prepared by a thread meanwhile; it is waited for at a fixed step, so that runs stay reproducible.
+    The index and the neighbours of a pool of M * period targets (of all N, if those are fewer) are made once for
+    ``period`` steps, and again when the number of Gaussians changes.
 
     Args:
         samples: M, targets a step.
@@ -155,40 +116,24 @@ class NeighborSampler:
         self.candidates = candidates
         self.period = period
         self._generator = torch.Generator().manual_seed(0)
-        self._executor: ThreadPoolExecutor | None = None
-        self._ahead: Future[tuple[Tensor, Tensor]] | None = None
         self._count = -1
         self._position = 0
         self._pool: tuple[Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state.update(_executor=None, _ahead=None, _pool=None, _count=-1)
-        return state
+        return {**self.__dict__, "_pool": None, "_count": -1}
 
-    def _build(self, means: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        known = targets if len(targets) <= len(means) else torch.arange(len(means))
-        return targets, NeighborIndex(means).nearest(known, self.candidates)
-
-    def _targets(self, count: int) -> Tensor:
-        return torch.randint(count, (self.samples * self.period,), generator=self._generator)
-
+    @torch.no_grad()
     def draw(self, means: Tensor) -> tuple[Tensor, Tensor]:
         """Targets [M] and their neighbours [M, candidates], on the device of ``means`` [N, 3]."""
         count = len(means)
-        changed = count != self._count
-        if changed or self._pool is None or self._position >= self.period:
-            if self._ahead is not None and not changed:
-                pool = self._ahead.result()
-            else:
-                pool = self._build(means.detach().cpu(), self._targets(count))
-            self._pool = tuple(part.to(means.device) for part in pool)  # type: ignore[assignment]
-            self._ahead = None
+        if count != self._count or self._pool is None or self._position >= self.period:
+            targets = torch.randint(
+                count, (self.samples * self.period,), generator=self._generator, device="cpu"
+            ).to(means.device)
+            known = targets if len(targets) <= count else torch.arange(count, device=means.device)
+            self._pool = targets, index_of(means).nearest(means[known], self.candidates, own=known)
             self._count, self._position = count, 0
-            if means.is_cuda:
-                self._executor = self._executor or ThreadPoolExecutor(1)
-                self._ahead = self._executor.submit(self._build, means.detach().cpu(), self._targets(count))
-        assert self._pool is not None
         part = slice(self._position * self.samples, (self._position + 1) * self.samples)
         self._position += 1
         targets, neighbors = self._pool

@@ -1,4 +1,8 @@
-"""The cross-entropy of classified identity maps with torch's numbers, and a fused kernel for CPUs."""
+"""The cross-entropy of classified identity maps with torch's numbers: a fused kernel for CPUs, and piece by piece elsewhere.
+
+The scores of all pixels, P K numbers, would be the largest tensor of a training step: 2.1 GB for 1080p and 256 classes, and two
+more of them for the backward pass. Here they exist for some pixels at a time, and the gradients are made with the loss.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ IGNORE = -1
 _DIM = 16
 _PIECE = 8192  # pixels; pieces do not depend on the number of threads, so neither does a sum
 _MOST_PIECES = 32  # each has its own gradient of the weights
+_SCORES = 1 << 25  # scores that exist at once outside of the kernel: 128 MB
 
 
 def _fused(
@@ -51,14 +56,48 @@ def _fused(
     return loss, [v_maps, *sums]
 
 
+def _piecewise(
+    maps: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, with_gradient: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """The same as :func:`_fused` on any device, from torch's operators; the host waits for nothing."""
+    rows = max(1, _SCORES // max(1, len(bias)))
+    labelled = classes != IGNORE
+    each = labelled.to(maps.dtype) / labelled.sum().clamp(min=1)  # a pixel's share of the mean
+    loss = maps.new_zeros(())
+    v_maps = torch.empty_like(maps) if with_gradient else maps[:0]
+    v_weight, v_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+    for start in range(0, len(maps), rows):
+        part = slice(start, start + rows)
+        own = torch.where(labelled[part, None], maps[part], 0.0)  # whatever an unlabelled pixel holds
+        logs = F.linear(own, weight, bias).log_softmax(dim=-1)
+        target = classes[part].clamp(min=0)[:, None]
+        loss -= (logs.gather(1, target)[:, 0] * each[part]).sum()
+        if with_gradient:
+            v_scores = logs.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=logs.dtype))
+            v_scores *= each[part, None]
+            torch.mm(v_scores, weight, out=v_maps[part])
+            v_weight.addmm_(v_scores.T, own)
+            v_bias += v_scores.sum(dim=0)
+    return loss, [v_maps, v_weight, v_bias] if with_gradient else []
+
+
 class _CrossEntropy(torch.autograd.Function):
-    """Loss and gradients in one pass, as the scores of all pixels would be the largest tensor of a step."""
+    """Loss and gradients in one pass."""
 
     @staticmethod
     def forward(
-        ctx, maps: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, count: int, with_gradient: bool
+        ctx,
+        maps: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        classes: Tensor,
+        count: int | None,
+        with_gradient: bool,
     ):
-        loss, gradients = _fused(maps, weight, bias, classes, count, with_gradient)
+        if count is None:
+            loss, gradients = _piecewise(maps, weight, bias, classes, with_gradient)
+        else:
+            loss, gradients = _fused(maps, weight, bias, classes, count, with_gradient)
         ctx.gradients = gradients
         return loss
 
@@ -76,8 +115,8 @@ def _zero(tensors: tuple[Tensor, ...]) -> Tensor:
 def identity_cross_entropy(maps: Tensor, weight: Tensor, bias: Tensor, classes: Tensor) -> Tensor:
     """`F.cross_entropy(F.linear(...), ignore_index=-1)`: mean over labelled pixels of -log softmax(W e + b)_class.
 
-    float32 tensors on a CPU take a fused kernel whose memory does not grow with P K, and whose result does
-    not depend on the number of threads; other tensors go to torch.
+    Memory does not grow with P K. float32 tensors on a CPU take a fused kernel, whose result does not depend on the number
+    of threads. There is a first derivative only.
 
     Args:
         maps: [P, 16] identities of pixels.
@@ -89,7 +128,7 @@ def identity_cross_entropy(maps: Tensor, weight: Tensor, bias: Tensor, classes: 
         a scalar; 0, with a graph and zero gradients, if no pixel has a label.
 
     Raises:
-        ValueError: shapes do not fit together, or a class is neither -1 nor one of the K.
+        ValueError: shapes do not fit together, or (told on a CPU only) a class is neither -1 nor one of the K.
     """
     if maps.dim() != 2 or weight.shape != (len(bias), maps.shape[1]) or classes.shape != maps.shape[:1]:
         raise ValueError(
@@ -97,15 +136,10 @@ def identity_cross_entropy(maps: Tensor, weight: Tensor, bias: Tensor, classes: 
             f"{list(maps.shape)}, {list(weight.shape)}, {list(bias.shape)} and {list(classes.shape)}."
         )
     tensors = (maps, weight, bias)
-    fused = maps.shape[1] == _DIM and all(
-        t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors
-    )
-    if not fused or classes.device.type != "cpu":
-        if not bool((classes != IGNORE).any()):
-            return _zero(tensors)
-        return F.cross_entropy(F.linear(maps, weight, bias), classes, ignore_index=IGNORE)
-
+    with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     classes = classes.to(torch.int64)
+    if any(t.device.type != "cpu" for t in (*tensors, classes)):
+        return _CrossEntropy.apply(*tensors, classes, None, with_gradient)
     if len(classes):
         lowest, highest = (int(bound) for bound in classes.aminmax())
         if lowest < IGNORE or highest >= len(weight):
@@ -116,5 +150,5 @@ def identity_cross_entropy(maps: Tensor, weight: Tensor, bias: Tensor, classes: 
     count = int((classes >= 0).sum())
     if count == 0:
         return _zero(tensors)
-    with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return _CrossEntropy.apply(*tensors, classes, count, with_gradient)
+    fused = maps.shape[1] == _DIM and all(t.dtype == torch.float32 for t in tensors)
+    return _CrossEntropy.apply(*tensors, classes, count if fused else None, with_gradient)

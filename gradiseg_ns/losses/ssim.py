@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,9 +27,7 @@ class _Similarity(torch.autograd.Function):
 
         height, width, channels = predicted.shape
         x, y = (image.detach().contiguous().view(-1).numpy() for image in (truth, predicted))
-        offsets = torch.arange(WINDOW, dtype=torch.float32) - WINDOW // 2
-        window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
-        taps = (window / window.sum()).numpy()
+        taps = _window(1, "cpu").reshape(-1).numpy()
         count = (height - WINDOW + 1) * (width - WINDOW + 1) * channels
         sums = np.zeros(height - WINDOW + 1)
         gradient = (
@@ -97,9 +97,22 @@ def structural_similarity(truth: Tensor, predicted: Tensor, data_range: float = 
     )
     if fused:
         return _Similarity.apply(x, y, data_range, differentiable and y.requires_grad)
+    return _msssim(x.permute(2, 0, 1)[None], y.permute(2, 0, 1)[None], data_range)
+
+
+@lru_cache(maxsize=8)
+def _window(channels: int, device: str) -> Tensor:
+    """The Gaussian window [C, 1, 1, 11]: pytorch_msssim would copy it to the device at every call, and wait."""
+    offsets = torch.arange(WINDOW, dtype=torch.float32) - WINDOW // 2
+    window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
+    return (window / window.sum()).to(device).expand(channels, 1, 1, -1)
+
+
+def _msssim(truth: Tensor, predicted: Tensor, data_range: float) -> Tensor:
+    """pytorch_msssim's own, of [N, C, H, W]."""
     from pytorch_msssim import ssim
 
-    return ssim(x.permute(2, 0, 1)[None], y.permute(2, 0, 1)[None], data_range=data_range)
+    return ssim(truth, predicted, data_range=data_range, win=_window(truth.shape[1], str(truth.device)))
 
 
 class FastSSIM(nn.Module):
@@ -118,6 +131,4 @@ class FastSSIM(nn.Module):
             return structural_similarity(
                 truth[0].permute(1, 2, 0), predicted[0].permute(1, 2, 0), data_range=self.data_range
             )
-        from pytorch_msssim import ssim
-
-        return ssim(truth, predicted, data_range=self.data_range)
+        return _msssim(truth, predicted, self.data_range)

@@ -38,7 +38,7 @@ class Camera(NamedTuple):
 class Projection:
     """The Gaussians as one camera sees them; made by `project`, taken by `rasterize` and `backproject`.
 
-    Values of Gaussians with radius 0 (culled) mean nothing. The leading 1 is gsplat's camera dimension.
+    Gaussians with radius 0 are culled; their other values are finite and mean nothing. The leading 1 is gsplat's camera dimension.
     """
 
     camera: Camera

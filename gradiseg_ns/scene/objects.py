@@ -118,22 +118,18 @@ class ObjectTable:
         ids = ids.to(torch.int64)
         if not self.ids:
             return torch.full_like(ids, IGNORE)
-        # A table with a row for every id up to the largest, and one on either side for all that lie beyond.
         largest = self.ids[-1]
         if largest >= _N_TABLE:
-            known = torch.tensor(self.ids, dtype=torch.int64, device=ids.device)
+            known = _known(self.ids, str(ids.device))[:-1]
             classes = torch.searchsorted(known, ids).clamp_(max=len(self.ids) - 1)
             return torch.where(known[classes] == ids, classes, IGNORE)
-        table = torch.full((largest + 3,), IGNORE, dtype=torch.int64)
-        table[torch.tensor(self.ids) + 1] = torch.arange(len(self.ids))
         rows = ids.clamp(-1, largest + 1).add_(1).reshape(-1)
-        return table.to(ids.device).index_select(0, rows).reshape(ids.shape)
+        return _classes(self.ids, str(ids.device)).index_select(0, rows).reshape(ids.shape)
 
     def ids_of(self, classes: Tensor) -> Tensor:
         """Object ids of class indices: any shape, int64; `IGNORE` stays what it is."""
         classes = classes.to(torch.int64)
-        known = torch.tensor([*self.ids, IGNORE], dtype=torch.int64, device=classes.device)
-        return known[classes]  # the last row answers to -1
+        return _known(self.ids, str(classes.device))[classes]  # the last row answers to -1
 
     def colorize(self, id_map: Tensor) -> Tensor:
         """Paints an id map `[H, W]` in the table's colours: `[H, W, 3]`.
@@ -187,3 +183,18 @@ def _colors(ids: NDArray[np.int64]) -> NDArray[np.float32]:
 def _table(device: str) -> Tensor:
     """Colours `[1 + 65536, 3]` of the ids from -1 on."""
     return object_colors(range(-1, _N_TABLE)).to(device)
+
+
+# Tables live on the device: copying them there in every step would make the host wait for it.
+@lru_cache(maxsize=16)
+def _known(ids: tuple[int, ...], device: str) -> Tensor:
+    """The ids `[K + 1]` int64, and IGNORE."""
+    return torch.tensor([*ids, IGNORE], dtype=torch.int64, device=device)
+
+
+@lru_cache(maxsize=16)
+def _classes(ids: tuple[int, ...], device: str) -> Tensor:
+    """Classes int64 by id + 1: a row for every id up to the largest, and one on either side for all that lie beyond."""
+    table = torch.full((ids[-1] + 3,), IGNORE, dtype=torch.int64)
+    table[torch.tensor(ids) + 1] = torch.arange(len(ids))
+    return table.to(device)

@@ -226,7 +226,7 @@ class Session:
         """Select the object at a point of a picture, x and y as shares of its width and height; None: nothing is there."""
         with self.reading() as model:
             width, height = int(camera.width), int(camera.height)
-            found = model.pick(camera.to(model.device), _pixel(x, width), _pixel(y, height))
+            found = model.pick(camera, _pixel(x, width), _pixel(y, height))
         if found == IGNORE:
             if not extend:
                 self.clear()
@@ -705,7 +705,7 @@ def _pixel(share: float, size: int) -> int:
 
 def _scaled(model: GradisegModel, camera: Cameras, height: int) -> rendering.Camera:
     """A camera for looking at its picture, not higher than that."""
-    view = model.rendering_camera(camera.to(model.device))
+    view = model.rendering_camera(camera)
     factor = min(1.0, height / view.height)
     if factor == 1.0:
         return view

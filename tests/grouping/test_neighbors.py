@@ -4,46 +4,23 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from gradiseg_ns.grouping.neighbors import (
-    NeighborIndex,
     NeighborSampler,
     directional_neighbors,
     literal_directional_neighbors,
     neighbor_loss,
     outstanding,
 )
+from gradiseg_ns.grouping.search import index_of
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
-def test_nearest_equals_brute_force() -> None:
-    torch.manual_seed(0)
-    means = torch.randn(300, 3)
-    targets = torch.tensor([0, 17, 299])
-    found = NeighborIndex(means).nearest(targets, 6)
-    distance = torch.cdist(means[targets], means)
-    distance[torch.arange(3), targets] = torch.inf
-    assert torch.equal(found.sort(1).values, distance.topk(6, largest=False).indices.sort(1).values)
-
-
-def test_coinciding_gaussians_never_are_their_own_neighbour() -> None:
-    means = torch.zeros(40, 3)
-    targets = torch.arange(40)
-    found = NeighborIndex(means).nearest(targets, 5)
-    assert found.shape == (40, 5)
-    assert not (found == targets[:, None]).any()
-
-
-def test_not_finite_centres_are_nobodys_neighbour() -> None:
-    means = torch.randn(50, 3)
-    means[7] = torch.nan
-    found = NeighborIndex(means).nearest(torch.tensor([0, 1, 2]), 10)
-    assert not (found == 7).any()
-
-
-def test_few_gaussians() -> None:
-    assert NeighborIndex(torch.randn(3, 3)).nearest(torch.tensor([1]), 5).shape == (1, 2)
-    assert NeighborIndex(torch.randn(1, 3)).nearest(torch.tensor([0]), 5).shape == (1, 0)
+def neighbours(means: torch.Tensor, targets: torch.Tensor, count: int) -> torch.Tensor:
+    return index_of(means).nearest(means[targets], count, own=targets)
 
 
 def line_and_far_slab() -> torch.Tensor:
@@ -54,7 +31,7 @@ def line_and_far_slab() -> torch.Tensor:
 def test_local_rule_looks_to_one_side_of_the_neighbourhood() -> None:
     means = line_and_far_slab()
     targets = torch.tensor([0])
-    candidates = NeighborIndex(means).nearest(targets, 5)
+    candidates = neighbours(means, targets, 5)
     found, valid = directional_neighbors(means, targets, torch.tensor([[2.0, 0, 0]]), candidates, 2)
     assert found[valid].tolist() == [1, 2]
     found, valid = directional_neighbors(means, targets, torch.tensor([[-0.5, 0, 0]]), candidates, 3)
@@ -81,7 +58,7 @@ def test_literal_rule_in_chunks() -> None:
 def test_without_a_gradient_the_nearest_are_taken() -> None:
     means = line_and_far_slab()
     targets = torch.tensor([0])
-    candidates = NeighborIndex(means).nearest(targets, 5)
+    candidates = neighbours(means, targets, 5)
     found, valid = directional_neighbors(means, targets, torch.zeros(1, 3), candidates, 3)
     assert found.tolist() == candidates[:, :3].tolist()
     assert valid.all()
@@ -125,6 +102,6 @@ def test_sampler_follows_the_number_of_gaussians_and_repeats() -> None:
     assert not torch.equal(seen[0][0], seen[1][0])
     assert seen[0][1].shape == (50, 8)
     for targets, neighbors in seen:
-        assert torch.equal(neighbors, NeighborIndex(means).nearest(targets, 8))
+        assert torch.equal(neighbors, neighbours(means, targets, 8))
     targets, neighbors = sampler.draw(means[:60])
-    assert torch.equal(neighbors, NeighborIndex(means[:60]).nearest(targets, 8))
+    assert torch.equal(neighbors, neighbours(means[:60], targets, 8))
