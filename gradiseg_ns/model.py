@@ -524,7 +524,7 @@ class GradisegModel(SplatfactoModel):
             groups.append(ambiguous)
             moves.append(0.0)
         maps, alpha = rendering.rasterize(
-            projection, groups, geometry_grad=moves, absgrad=self.training and self.strategy.absgrad
+            projection, groups, geometry_grad=moves, absgrad=self.training and self.strategy.needs_absgrad(self.step)
         )
         identity_map = maps[1] if identity_on and not probe else None
         self.info = projection.info()

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from gsplat.strategy import DefaultStrategy
-from gsplat.strategy.ops import _update_param_with_optimizer, remove, split
+from gsplat.strategy.ops import _update_param_with_optimizer, remove, reset_opa, split
 from torch import Tensor
 
 SplitRule = Literal["sample", "major_axis", "boundary_axis"]
@@ -204,6 +204,10 @@ class GradisegStrategy(DefaultStrategy):
         """Whether IGD accumulates at this step."""
         return self.igd and self.igd_start_iter <= step < self.igd_stop_iter
 
+    def needs_absgrad(self, step: int) -> bool:
+        """Whether the absolute screen gradients of this step are wanted: as long as Gaussians are densified by them."""
+        return self.absgrad and step < self.refine_stop_iter
+
     def needs_position_gradient(self, step: int) -> bool:
         """Whether L_2d's own position gradient is wanted at this step: by IGD, or for LA-KNN's direction."""
         follows = step >= self.direction_start_iter and step % DIRECTION_EVERY == 0
@@ -224,6 +228,9 @@ class GradisegStrategy(DefaultStrategy):
         if self.in_igd(step):
             self.accumulate(state, info)
         super().step_post_backward(params, optimizers, state, step, info, packed)  # type: ignore[arg-type]
+        if step < self.refine_stop_iter and step % self.reset_every == 0:
+            # gsplat 1.5.3 never does (its condition is always false); after 1.4, which does, it changes nothing
+            reset_opa(params=params, optimizers=optimizers, state=state, value=self.prune_opa * 2.0)  # type: ignore[arg-type]
         last = step == self.igd_stop_iter - 1
         if self.in_igd(step) and (last or (step > self.igd_start_iter and step % self.refine_every == 0)):
             self.refine_identities(params, optimizers, state, step)

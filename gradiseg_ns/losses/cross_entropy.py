@@ -17,7 +17,7 @@ IGNORE = -1
 _DIM = 16
 _PIECE = 8192  # pixels; pieces do not depend on the number of threads, so neither does a sum
 _MOST_PIECES = 32  # each has its own gradient of the weights
-_SCORES = 1 << 25  # scores that exist at once outside of the kernel: 128 MB
+_SCORES = 1 << 24  # scores that exist at once outside of the kernel: 64 MB, and as much again while they are made
 
 
 def _fused(
@@ -69,7 +69,8 @@ def _piecewise(
     for start in range(0, len(maps), rows):
         part = slice(start, start + rows)
         own = torch.where(labelled[part, None], maps[part], 0.0)  # whatever an unlabelled pixel holds
-        logs = F.linear(own, weight, bias).log_softmax(dim=-1)
+        logs = torch.addmm(bias, own, weight.T)
+        logs -= logs.logsumexp(dim=-1, keepdim=True)
         target = classes[part].clamp(min=0)[:, None]
         loss -= (logs.gather(1, target)[:, 0] * each[part]).sum()
         if with_gradient:

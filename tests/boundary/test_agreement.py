@@ -11,8 +11,11 @@ from torch import Tensor
 from gradiseg_ns import rendering
 from gradiseg_ns.boundary.agreement import MIN_SOLID, Consensus, agreed_classes, find_consensus
 from gradiseg_ns.votes.labels import render_classes
+from tests.devices import here
 
 from .scenes import LEFT, RIGHT, WALL, board, camera, positions, wall
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 class Scene(NamedTuple):
@@ -30,7 +33,7 @@ def agreed(projection: rendering.Projection, labels: Tensor, classes: Tensor, **
     return agreed_classes(projection, labels, classes, **options)[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scene() -> Scene:
     gaussians, labels = wall()
     view = camera()
@@ -121,7 +124,7 @@ def test_the_displacement_of_the_edges_comes_along(scene: Scene) -> None:
     height = int((rendered == LEFT).any(dim=1).sum())
     width = int((rendered == LEFT).any(dim=0).sum())
     expected = 2 * 2 * height / (2 * (height + width))  # two columns on either side, over the whole edge
-    assert found[LEFT] == pytest.approx(expected, rel=1e-6)
+    assert float(found[LEFT]) == pytest.approx(expected, rel=1e-6)
 
 
 def consensus_of(maps: list[Tensor], **options: Any) -> tuple[list[Tensor], Consensus]:
@@ -141,7 +144,7 @@ def test_views_outvote_a_view_that_missed_an_object() -> None:
     spoilt = [torch.where(maps[0] == LEFT, WALL, maps[0]), *maps[1:]]
     after, found = consensus_of(spoilt)
     assert list(found.maps) == [0] and 0.005 < found.overruled < 0.05
-    assert float((after[0] == maps[0]).float().mean()) > 0.98, "all but an edge of a pixel"
+    assert float((after[0].to(here()) == maps[0]).float().mean()) > 0.98, "all but an edge of a pixel"
     assert found.sharp, "the others agree to the pixel"
 
 

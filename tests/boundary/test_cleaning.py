@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
 from gradiseg_ns.boundary.cleaning import REACH, Overshoot, axis_ends, draw_in, find_overshoot
 from gradiseg_ns.grouping.densification import rotation_matrices
 from gradiseg_ns.rendering import Camera, Gaussians
+from tests.devices import here
 
 from .scenes import DEPTH, camera, positions
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def _random(count: int) -> Gaussians:
@@ -67,7 +71,7 @@ LABELS = torch.tensor([0, 1, 1])
 
 def test_the_end_that_sticks_out_is_found_and_no_other() -> None:
     views = [_view(x, y) for x, y in ((-0.2, 0.2), (0.0, 0.0), (0.3, -0.2))]
-    found = find_overshoot(_rods(), LABELS, views)
+    found = find_overshoot(_rods(), LABELS.to(here()), views)
     expected = torch.zeros(3, 3, 2, dtype=torch.bool)
     expected[0, 0, 1] = expected[2, 0, 0] = True
     assert torch.equal(found.ends(), expected)
@@ -80,7 +84,7 @@ def test_the_axis_is_the_gaussians_own() -> None:
     # the second axis lies along -x now: a quarter turn about z
     quarter = torch.tensor([math.cos(math.pi / 4), 0, 0, math.sin(math.pi / 4)]).repeat(3, 1)
     gaussians = _rods(quarter)._replace(scales=_rods().scales[:, [1, 0, 2]])
-    found = find_overshoot(gaussians, LABELS, [_view(-0.4), _view(0.0)])
+    found = find_overshoot(gaussians, LABELS.to(here()), [_view(-0.4), _view(0.0)])
     expected = torch.zeros(3, 3, 2, dtype=torch.bool)
     expected[0, 1, 0] = expected[2, 1, 1] = True
     assert torch.equal(found.ends(), expected)
@@ -90,20 +94,20 @@ def test_hidden_ends_and_hidden_centres_have_no_say() -> None:
     view, classes, depth = _view(0.0)
     across, _ = positions(view)
     before = torch.where((across > 0.2) & (across < 0.6), 2.0, depth)  # something stands before the end
-    found = find_overshoot(_rods(), LABELS, [(view, classes, before)] * 3)
+    found = find_overshoot(_rods(), LABELS.to(here()), [(view, classes, before)] * 3)
     assert found.views[0, 0].tolist() == [3, 0]
     assert not found.ends()[0].any()
     before = torch.where(across < 0, 2.0, depth)  # before the centre
-    hidden = find_overshoot(_rods(), LABELS, [(view, classes, before)] * 3)
+    hidden = find_overshoot(_rods(), LABELS.to(here()), [(view, classes, before)] * 3)
     assert not hidden.views[0].any()
     assert hidden.views[2, 0].tolist() == [0, 3], "the third is seen, but not its left end"
-    nearly = find_overshoot(_rods(), LABELS, [(view, classes, depth * 0.99)] * 3)
+    nearly = find_overshoot(_rods(), LABELS.to(here()), [(view, classes, depth * 0.99)] * 3)
     assert nearly.ends()[0, 0].tolist() == [False, True], "the depth of a splat is not that exact"
 
 
 def test_views_that_show_another_object_at_the_centre_have_no_say() -> None:
     view, classes, depth = _view(0.0)
-    found = find_overshoot(_rods(), LABELS, [(view, 1 - classes, depth)] * 3)
+    found = find_overshoot(_rods(), LABELS.to(here()), [(view, 1 - classes, depth)] * 3)
     assert not found.views.any()
     holes = torch.where(classes == 0, -1, classes)  # at the first centre, not at its end
     unknown = find_overshoot(_rods(), torch.full((3,), -1), [(view, holes, depth)] * 3)
@@ -113,12 +117,14 @@ def test_views_that_show_another_object_at_the_centre_have_no_say() -> None:
 def test_unlabelled_pixels_and_pixels_off_the_picture_have_no_say() -> None:
     view, classes, depth = _view(0.0)
     holes = torch.where(classes == 1, -1, classes)
-    found = find_overshoot(_rods(), LABELS, [(view, holes, depth)] * 3)
+    found = find_overshoot(_rods(), LABELS.to(here()), [(view, holes, depth)] * 3)
     assert found.views[0, 0].tolist() == [3, 0] and not found.views[1:].any()
-    aside = find_overshoot(_rods(), LABELS, [_view(-2.1)] * 3)  # the picture ends at -0.1
+    aside = find_overshoot(_rods(), LABELS.to(here()), [_view(-2.1)] * 3)  # the picture ends at -0.1
     assert aside.views[0, 0].tolist() == [3, 0] and not aside.views[1:].any()
-    assert not find_overshoot(_rods(), LABELS, [_view(0.0, 2.0)]).views.any()  # the picture begins below
-    assert not find_overshoot(_rods(), LABELS, [_view(0.0, -2.1)]).views.any()
+    assert not find_overshoot(
+        _rods(), LABELS.to(here()), [_view(0.0, 2.0)]
+    ).views.any()  # the picture begins below
+    assert not find_overshoot(_rods(), LABELS.to(here()), [_view(0.0, -2.1)]).views.any()
 
 
 def test_a_centre_behind_the_camera_has_no_say() -> None:
@@ -186,7 +192,7 @@ def test_a_few_rounds_bring_ends_home() -> None:
     gaussians = _rods()
     views = [_view(x) for x in (-0.4, 0.0, 0.3)]
     rounds = 0
-    while (ends := find_overshoot(gaussians, LABELS, views).ends()).any():
+    while (ends := find_overshoot(gaussians, LABELS.to(here()), views).ends()).any():
         means, scales = draw_in(gaussians.means, gaussians.quats, gaussians.scales.log(), ends)
         gaussians = gaussians._replace(means=means, scales=scales.exp())
         rounds += 1

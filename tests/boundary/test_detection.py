@@ -15,6 +15,8 @@ from gradiseg_ns.votes.accumulate import Votes, accumulate
 from ..rendering.scenes import random_camera, random_gaussians
 from .scenes import LEFT, camera, positions, wall
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def _votes(matrix: list[list[float]]) -> Votes:
     dense = torch.tensor(matrix, dtype=torch.float32)
@@ -40,7 +42,7 @@ def _shares(
     shares, seen = [], []
     for view, ids in views:
         hot = (ids[..., None] == torch.arange(classes)).float()
-        sums = rendering.backproject(gaussians, view, hot).double().numpy()
+        sums = rendering.backproject(gaussians, view, hot).double().cpu().numpy()
         total = sums.sum(axis=1)
         seen.append(total > MIN_WEIGHT)
         shares.append(sums / np.maximum(total, MIN_WEIGHT)[:, None])
@@ -69,7 +71,7 @@ def test_mask_variance_is_the_literal_one(classes: int) -> None:
         if seen[:, i].any():
             expected[i] = min(1.0, 2 * shares[seen[:, i], i].var(axis=0).sum())
     found = ambiguity(gaussians, views, classes)
-    np.testing.assert_allclose(found.variance.numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(found.variance.cpu().numpy(), expected, atol=2e-5)
     assert 0.05 < np.mean(expected > 0.3) < 0.95, "the case tells them apart"
     assert (expected[~seen.any(axis=0)] == 0).all() and not seen.any(axis=0).all()
 
@@ -84,7 +86,7 @@ def test_impurity_and_votes_are_those_of_the_vote_module() -> None:
 def test_law_of_total_variance() -> None:
     gaussians, views = random_gaussians(200), _views(4, 2, lowest=0)
     shares, seen = _shares(gaussians, views, 2)
-    variance = ambiguity(gaussians, views, 2).variance.numpy()
+    variance = ambiguity(gaussians, views, 2).variance.cpu().numpy()
     checked = 0
     for i in np.flatnonzero(seen.any(axis=0)):
         own = shares[seen[:, i], i]
@@ -172,7 +174,8 @@ def test_measures_by_name() -> None:
 
 @pytest.mark.gpu
 def test_ambiguity_on_cuda_is_that_of_the_cpu() -> None:
-    gaussians, views = random_gaussians(300), _views(3, 40)
+    gaussians = rendering.Gaussians(*(t.cpu() for t in random_gaussians(300)))
+    views = [(c._replace(viewmat=c.viewmat.cpu(), K=c.K.cpu()), ids.cpu()) for c, ids in _views(3, 40)]
     on_cuda = rendering.Gaussians(*(t.cuda() for t in gaussians))
     moved = [(c._replace(viewmat=c.viewmat.cuda(), K=c.K.cuda()), ids.cuda()) for c, ids in views]
     found, expected = ambiguity(on_cuda, moved, 40), ambiguity(gaussians, views, 40)

@@ -18,8 +18,11 @@ from gradiseg_ns.boundary.field import (
     kernel,
     volume_render,
 )
+from tests.devices import here
 
 from ..rendering.scenes import relative_error
+
+pytestmark = pytest.mark.usefixtures("device")
 
 DIM = 4
 
@@ -28,7 +31,7 @@ def small_field(seed: int = 0, **options: bool | int) -> BoundaryField:
     """A field of torch whose box is -1 to 1 on each axis, spacing 0.1."""
     torch.manual_seed(seed)
     sizes = {"levels": 6, "log2_size": 12, "width": 32, "max_resolution": 256}
-    field = BoundaryField(DIM, implementation="torch", **(sizes | options))  # type: ignore[arg-type]
+    field = BoundaryField(DIM, implementation="torch", **(sizes | options)).to(here())  # type: ignore[arg-type]
     field.place(torch.tensor([[-1.0, -1, -1], [1, 1, 1]]).repeat_interleave(100, 0), 0.1)
     return field
 
@@ -140,7 +143,7 @@ def test_interpolation_keeps_constants_near_and_vanishes_far() -> None:
     torch.testing.assert_close(found[:50], features[:50], rtol=2e-3, atol=0)
     torch.testing.assert_close(near[:50], torch.ones(50, 1))
     assert not found[50].any() and not near[50].any()
-    assert kernel(torch.tensor(1.0)) == pytest.approx(math.exp(-0.5))
+    assert float(kernel(torch.tensor(1.0))) == pytest.approx(math.exp(-0.5))
 
 
 # ------------------------------------------------------------ volume rendering
@@ -235,7 +238,7 @@ def test_nothing_breaks_far_outside() -> None:
 
 
 def test_the_box_holds_the_points() -> None:
-    field = BoundaryField(DIM, implementation="torch", levels=2, log2_size=8, width=16)
+    field = BoundaryField(DIM, implementation="torch", levels=2, log2_size=8, width=16).to(here())
     assert not field.placed
     torch.manual_seed(0)
     points = torch.rand(2000, 3) * torch.tensor([4.0, 2, 1]) + 10
@@ -329,7 +332,7 @@ def test_the_hash_grid_is_continuous() -> None:
 
 @pytest.mark.gpu
 def test_the_field_on_cuda_is_that_of_the_cpu() -> None:
-    field = small_field()
+    field = small_field().cpu()
     with torch.no_grad():
         field.hash.hash_table.uniform_(-0.1, 0.1)
     moved = copy.deepcopy(field).cuda()

@@ -10,6 +10,8 @@ import torch
 from gradiseg_ns.boundary import phase as module
 from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 @pytest.fixture(autouse=True)
 def without_tiny_cuda_nn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,12 @@ from gradiseg_ns.boundary.refinement import (
     sample_rays,
     shared,
 )
+from tests.devices import here
 
 from ..rendering.scenes import random_camera
 from .scenes import DEPTH, board, camera, positions, wall
+
+pytestmark = pytest.mark.usefixtures("device")
 
 DIM = 4
 
@@ -259,7 +262,7 @@ class Scene:
         self.opacity = gaussians.opacities.clone().requires_grad_()
         gaussians = gaussians._replace(opacities=self.opacity)
         self.gaussians = gaussians
-        self.classifier = torch.nn.Linear(DIM, 3)
+        self.classifier = torch.nn.Linear(DIM, 3).to(here())
         self.photo = torch.rand(self.view.height, self.view.width, 3)
         self.background = torch.zeros(3)
 
@@ -294,7 +297,7 @@ def scene() -> Scene:
 
 def _refiner(scene: Scene, *, weights: RefinerWeights | None = None, render: bool = True) -> BoundaryRefiner:
     torch.manual_seed(0)
-    field = BoundaryField(DIM, implementation="torch", levels=4, log2_size=10, width=16)
+    field = BoundaryField(DIM, implementation="torch", levels=4, log2_size=10, width=16).to(here())
     field.place(scene.points.means, scene.points.spacing)
     refiner = BoundaryRefiner(field, weights, pixels=200, samples=4, render=render)
     refiner.points = scene.points
@@ -406,7 +409,7 @@ def test_steps_lower_the_losses(scene: Scene) -> None:
 
 
 def test_budgets_that_make_no_sense_are_refused() -> None:
-    field = BoundaryField(DIM, implementation="torch", levels=1, log2_size=4, width=16)
+    field = BoundaryField(DIM, implementation="torch", levels=1, log2_size=4, width=16).to(here())
     for samples in (0, 1, 5):
         with pytest.raises(ValueError, match="boundary samples"):
             BoundaryRefiner(field, samples=samples)

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from gradiseg_ns.data.agreement import id_agreement
 from gradiseg_ns.data.id_maps import IGNORE
 
+pytestmark = pytest.mark.usefixtures("device")
+
 SIZE, FOCAL = 64, 60.0
 
 

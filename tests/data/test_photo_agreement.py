@@ -38,12 +38,14 @@ def photos(frusta: Frusta, *, wire: bool = True, texture: bool = True) -> list[t
 
 
 @pytest.mark.parametrize("texture", [True, False])
-def test_a_wire_is_agreed_on(texture: bool) -> None:
+def test_a_wire_is_agreed_on(texture: bool, device: torch.device) -> None:
+    """Cameras are on the host, Gaussians and photos on a device."""
     frusta = ring(16)
     wire = torch.tensor([[WIRE_X, WIRE_Y, 0.1 * k] for k in range(6)])
     radii = torch.full((6,), RADIUS)
-    assert agreed_on(frusta, photos(frusta, texture=texture), wire, radii).all()
-    assert not agreed_on(frusta, photos(frusta, texture=texture, wire=False), wire, radii).any()
+    host = Frusta(*(part.cpu() for part in frusta))
+    assert agreed_on(host, photos(frusta, texture=texture), wire, radii).all()
+    assert not agreed_on(host, photos(frusta, texture=texture, wire=False), wire, radii).any()
 
 
 @pytest.mark.parametrize("texture", [True, False])

@@ -7,6 +7,8 @@ import torch
 
 from gradiseg_ns.evaluation.extraction import DEPTH_MARGIN, SOLID, ExtractionMetrics, extracted_mask
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def test_the_cut_out_is_what_is_solid_and_known() -> None:
     alpha = torch.tensor([[0.9, SOLID, 0.51, 0.9]])

@@ -11,6 +11,8 @@ import pytest
 from gradiseg_ns.evaluation.metrics import MaskMetrics
 from gradiseg_ns.evaluation.views import FloaterScore, ViewScore, summary, worst_view, write_views
 
+pytestmark = pytest.mark.usefixtures("device")
+
 VIEWS = (ViewScore("a.png", 30.0, 31.0, 98.0), ViewScore("b.png", 12.5, None, 41.0))
 
 

@@ -15,6 +15,8 @@ from gradiseg_ns.grouping.densification import (
     split_in_two,
 )
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def make(count: int = 6) -> tuple[torch.nn.ParameterDict, dict[str, torch.optim.Optimizer]]:
     torch.manual_seed(0)

@@ -13,11 +13,14 @@ from gradiseg_ns.grouping.identity import (
     identity_loss,
     initial_identity,
 )
+from tests.devices import here
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def test_initial_identities_are_unit_and_reproducible() -> None:
-    first = initial_identity(500, generator=torch.Generator().manual_seed(1))
-    again = initial_identity(500, generator=torch.Generator().manual_seed(1))
+    first = initial_identity(500, generator=torch.Generator().manual_seed(1)).to(here())
+    again = initial_identity(500, generator=torch.Generator().manual_seed(1)).to(here())
     assert torch.equal(first, again)
     torch.testing.assert_close(first.norm(dim=-1), torch.ones(500))
     assert first.mean(0).norm() < 0.2  # no preferred direction
@@ -25,7 +28,7 @@ def test_initial_identities_are_unit_and_reproducible() -> None:
 
 @pytest.mark.parametrize("classes", [2, 20, 1000])
 def test_a_uniform_guess_costs_one_whatever_the_number_of_ids(classes: int) -> None:
-    classifier = IdentityClassifier(classes)
+    classifier = IdentityClassifier(classes).to(here())
     torch.nn.init.zeros_(classifier.weight)
     torch.nn.init.zeros_(classifier.bias)
     labels = torch.randint(classes, (7, 9))
@@ -35,7 +38,7 @@ def test_a_uniform_guess_costs_one_whatever_the_number_of_ids(classes: int) -> N
 
 def test_loss_equals_the_formula_and_ignores_pixels_without_label() -> None:
     torch.manual_seed(0)
-    classifier = IdentityClassifier(4)
+    classifier = IdentityClassifier(4).to(here())
     maps = torch.randn(5, 6, 16, requires_grad=True)
     labels = torch.randint(4, (5, 6))
     labels[2:] = -1
@@ -51,14 +54,14 @@ def test_loss_equals_the_formula_and_ignores_pixels_without_label() -> None:
 
 def test_a_view_without_labels_gives_zero_and_a_graph() -> None:
     maps = torch.randn(3, 4, 16, requires_grad=True)
-    loss = identity_loss(maps, torch.full((3, 4), -1), IdentityClassifier(3))
+    loss = identity_loss(maps, torch.full((3, 4), -1), IdentityClassifier(3).to(here()))
     loss.backward()
     assert float(loss) == 0.0 and maps.grad is not None and float(maps.grad.abs().max()) == 0.0
 
 
 def test_sampled_loss_estimates_the_mean() -> None:
     torch.manual_seed(0)
-    classifier = IdentityClassifier(6)
+    classifier = IdentityClassifier(6).to(here())
     maps, labels = torch.randn(40, 50, 16), torch.randint(6, (40, 50))
     full = identity_loss(maps, labels, classifier)
     sampled = torch.stack([identity_loss(maps, labels, classifier, max_pixels=200) for _ in range(100)])
@@ -68,14 +71,14 @@ def test_sampled_loss_estimates_the_mean() -> None:
 
 def test_chunked_classification_equals_argmax() -> None:
     torch.manual_seed(0)
-    classifier = IdentityClassifier(1000)
+    classifier = IdentityClassifier(1000).to(here())
     maps = torch.randn(30, 31, 16)
     assert torch.equal(classify(maps, classifier, chunk=5000), classifier(maps).argmax(-1))
     assert classify(maps[:0], classifier).shape == (0, 31)
 
 
 def test_resizing_keeps_the_parameters_that_an_optimizer_holds() -> None:
-    classifier = IdentityClassifier(3)
+    classifier = IdentityClassifier(3).to(here())
     held = [id(p) for p in classifier.parameters()]
     classifier.resize(9)
     assert [id(p) for p in classifier.parameters()] == held

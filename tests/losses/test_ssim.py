@@ -180,3 +180,15 @@ def test_importing_the_losses_leaves_numba_alone() -> None:
         "assert 'numba' not in sys.modules, 'numba was imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_any_device(device: torch.device) -> None:
+    """Elsewhere than on a CPU pytorch_msssim computes it, with our window."""
+    truth = _picture(40, 56)
+    predicted = _noisy(truth).requires_grad_()
+    value = structural_similarity(truth, predicted)
+    value.backward()
+    assert value.device.type == device.type and predicted.grad is not None
+    exact = _reference(truth, predicted)
+    assert abs(value - exact[0]) < 1e-5 * abs(exact[0])
+    assert (predicted.grad - exact[1]).norm() < 1e-3 * exact[1].norm()

@@ -35,12 +35,16 @@ from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.ply import write_ply
 from gradiseg_ns.scene.splat import Splat
 
-CAMERA = rendering.Camera(
-    torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 4.0], [0, 0, 0, 1]]),
-    torch.tensor([[70.0, 0, 32], [0, 70, 24], [0, 0, 1]]),
-    64,
-    48,
-)
+pytestmark = pytest.mark.usefixtures("device")
+
+
+def camera() -> rendering.Camera:
+    return rendering.Camera(
+        torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 4.0], [0, 0, 0, 1]]),
+        torch.tensor([[70.0, 0, 32], [0, 70, 24], [0, 0, 1]]),
+        64,
+        48,
+    )
 
 
 def make_splat(count: int = 60, degree: int = 3, seed: int = 0) -> Splat:
@@ -132,10 +136,11 @@ def test_a_moved_scene_from_a_moved_camera_looks_the_same(degree: int) -> None:
     by = Similarity((0.8, 0.3, -0.4, 0.2), (0.5, -0.2, 0.3), 1.0, (0.1, 0.2, 0.3))
     moved, _ = edit(splat, Move((0, 4, 9), by))
     matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3] = torch.from_numpy(by.matrix())
-    camera = CAMERA._replace(viewmat=(CAMERA.viewmat.double() @ torch.linalg.inv(matrix)).float())
-    before, _ = splat.render(CAMERA)
-    after, _ = moved.render(camera)
+    matrix[:3] = torch.as_tensor(by.matrix())
+    old = camera()
+    new = old._replace(viewmat=(old.viewmat.double() @ torch.linalg.inv(matrix)).float())
+    before, _ = splat.render(old)
+    after, _ = moved.render(new)
     assert before.std() > 0.05
     torch.testing.assert_close(after, before, atol=2e-4, rtol=0)
 
@@ -144,7 +149,7 @@ def test_scaling_about_the_camera_changes_nothing_in_the_picture() -> None:
     splat = make_splat()
     centre = (0.0, 0.0, -4.0)
     moved, _ = edit(splat, Move((0, 4, 9), Similarity(scale=1.7, pivot=centre)))
-    torch.testing.assert_close(moved.render(CAMERA)[0], splat.render(CAMERA)[0], atol=3e-3, rtol=0)
+    torch.testing.assert_close(moved.render(camera())[0], splat.render(camera())[0], atol=3e-3, rtol=0)
 
 
 def test_moves_add_up() -> None:
@@ -155,7 +160,9 @@ def test_moves_add_up() -> None:
     undo = Similarity(rotation, tuple(back[:3, 3].tolist()), 1 / 1.5)
     there_and_back, _ = edit(splat, Move((4,), turn), Move((4,), undo))
     torch.testing.assert_close(there_and_back.means, splat.means, atol=1e-5, rtol=0)
-    torch.testing.assert_close(there_and_back.render(CAMERA)[0], splat.render(CAMERA)[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        there_and_back.render(camera())[0], splat.render(camera())[0], atol=1e-4, rtol=0
+    )
 
 
 def test_a_move_before_a_merge_stays_with_its_part() -> None:
@@ -177,7 +184,7 @@ def test_harmonics_turn_with_the_object() -> None:
     zero = torch.zeros(5, 1, 3)
     old = rendering.spherical_harmonics(3, directions, torch.cat([zero, rest], 1))
     new = rendering.spherical_harmonics(
-        3, directions @ torch.from_numpy(rotation).float().T, torch.cat([zero, turned], 1)
+        3, directions @ torch.as_tensor(rotation).float().T, torch.cat([zero, turned], 1)
     )
     torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
 

@@ -19,6 +19,9 @@ import torch
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.scene import objects
 from gradiseg_ns.scene.objects import ObjectTable, colorize, object_colors
+from tests.devices import here
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def test_colorize_looks_colors_up() -> None:
     id_map = torch.tensor([[IGNORE, 0, 3], [900, 65535, 3]], dtype=torch.int32)
     painted = colorize(id_map)
     assert painted.shape == (2, 3, 3) and painted.dtype == torch.float32
-    assert torch.equal(painted.reshape(-1, 3), object_colors(id_map.flatten().tolist()))
+    assert torch.equal(painted.reshape(-1, 3), object_colors(id_map.flatten().tolist()).to(here()))
     assert painted[0, 0].tolist() == [0, 0, 0]
     assert torch.equal(colorize(torch.tensor([[3]], dtype=torch.uint8))[0, 0], painted[0, 2])
     assert colorize(torch.zeros((0, 4), dtype=torch.int64)).shape == (0, 4, 3)
@@ -104,7 +107,7 @@ def test_colorize_looks_colors_up() -> None:
 
 def test_colorize_takes_ids_beyond_sixteen_bits() -> None:
     id_map = torch.tensor([[IGNORE, 70000, 12]])
-    assert torch.equal(colorize(id_map)[0], object_colors([IGNORE, 70000, 12]))
+    assert torch.equal(colorize(id_map)[0], object_colors([IGNORE, 70000, 12]).to(here()))
 
 
 def test_colorize_is_quick() -> None:
@@ -148,7 +151,11 @@ def test_table_paints_in_its_own_colors() -> None:
     )
     painted = table.colorize(torch.tensor([[3, 5, 9, IGNORE]]))
     assert painted[0, 0].tolist() == [1, 0, 0] and painted[0, 1].tolist() == [0, 0, 1]
-    assert torch.equal(painted[0, 2], object_colors([9])[0]) and painted[0, 3].tolist() == [0, 0, 0]
+    assert torch.equal(painted[0, 2], object_colors([9])[0].to(here())) and painted[0, 3].tolist() == [
+        0,
+        0,
+        0,
+    ]
     assert ObjectTable.create([]).colorize(torch.tensor([[0]])).shape == (1, 1, 3)
 
 

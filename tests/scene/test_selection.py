@@ -13,6 +13,8 @@ from gradiseg_ns.scene import selection
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import foreground
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def camera(eye_x: float = 0.0, width: int = 64, height: int = 48) -> rendering.Camera:
     """At (eye_x, 0, -4), looking along +z."""

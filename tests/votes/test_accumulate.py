@@ -8,8 +8,11 @@ import torch
 from gradiseg_ns import rendering
 from gradiseg_ns.votes import accumulate as module
 from gradiseg_ns.votes.accumulate import VoteAccumulator, accumulate
+from tests.devices import here
 
 from ..rendering.scenes import random_camera, random_gaussians
+
+pytestmark = pytest.mark.usefixtures("device")
 
 CLASSES = 5
 
@@ -61,7 +64,7 @@ def test_sparse_and_dense_storage_agree_for_many_ids(monkeypatch: pytest.MonkeyP
 
 def test_a_million_gaussians_and_a_thousand_ids_fit_in_two_gigabytes() -> None:
     count = 1_000_000
-    accumulator = VoteAccumulator(count, 1000)
+    accumulator = VoteAccumulator(count, 1000, here())
     assert accumulator._dense is None, "a dense matrix would take 4 GB"
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):  # as if views had been added: each Gaussian carries a few ids
@@ -76,7 +79,7 @@ def test_a_million_gaussians_and_a_thousand_ids_fit_in_two_gigabytes() -> None:
 def test_pixels_count_as_much_as_they_are_weighted() -> None:
     gaussians = random_gaussians(100)
     camera, ids = _views(1, CLASSES)[0]
-    accumulator = VoteAccumulator(100, CLASSES)
+    accumulator = VoteAccumulator(100, CLASSES, here())
     accumulator.add(rendering.project(gaussians, camera), ids, torch.full(ids.shape, 0.5))
     torch.testing.assert_close(
         2 * accumulator.result().dense(), accumulate(gaussians, [(camera, ids)], CLASSES).dense()
@@ -121,7 +124,7 @@ def test_sums_may_be_added_in_parts_and_any_order(monkeypatch: pytest.MonkeyPatc
     sums = torch.tensor([[1.0, 0, 4], [0, 2, 0]])
     for entries in (100, 0):
         monkeypatch.setattr(module, "DENSE_ENTRIES", entries)
-        accumulator = VoteAccumulator(2, 5)
+        accumulator = VoteAccumulator(2, 5, here())
         assert (accumulator._dense is None) == (entries == 0)
         accumulator.add_sums(torch.tensor([4, 0, 2]), sums)
         accumulator.add_sums(torch.tensor([2]), torch.tensor([[0.5], [0.25]]))
@@ -132,7 +135,8 @@ def test_sums_may_be_added_in_parts_and_any_order(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.gpu
 def test_votes_on_cuda_are_those_of_the_cpu() -> None:
-    gaussians, views = random_gaussians(300), _views(3, 70)
+    gaussians = rendering.Gaussians(*(t.cpu() for t in random_gaussians(300)))
+    views = [(c._replace(viewmat=c.viewmat.cpu(), K=c.K.cpu()), ids.cpu()) for c, ids in _views(3, 70)]
     on_cuda = rendering.Gaussians(*(t.cuda() for t in gaussians))
     moved = [
         (c._replace(viewmat=c.viewmat.cuda(), K=c.K.cuda()), ids.cuda())

@@ -20,6 +20,8 @@ from gradiseg_ns.votes.association import (
     relabel,
 )
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def _table(rows: list[str]) -> MaskTable:
     """Views as strings of points: a letter a mask, `.` no mask, a blank hidden."""
@@ -142,7 +144,7 @@ def _balls(views: int = 12):
 
 def _agreement(found: list[np.ndarray], truth: list[torch.Tensor], pairs: dict[int, int]) -> float:
     right = [
-        (np.vectorize(lambda i: pairs.get(i, -9))(f) == t.numpy())[t.numpy() >= 0]
+        (np.vectorize(lambda i: pairs.get(i, -9))(f) == t.cpu().numpy())[t.cpu().numpy() >= 0]
         for f, t in zip(found, truth, strict=True)
     ]
     return float(np.concatenate(right).mean())
@@ -158,13 +160,15 @@ def test_unrelated_ids_become_objects_with_a_splat_and_with_points() -> None:
     found = associate(given, cameras, gaussians=gaussians, ids="new", progress=words.append)
     assert set(words) == {"Comparing masks", "Taking votes", "Rendering labels"}
     # which group is which: what most pixels of view 1 say
-    pairs = {int(np.bincount(found.maps[1][(truth[1] == k).numpy()].clip(0)).argmax()): k for k in range(3)}
+    pairs = {
+        int(np.bincount(found.maps[1][(truth[1] == k).cpu().numpy()].clip(0)).argmax()): k for k in range(3)
+    }
     assert len(pairs) == 3 and _agreement(found.maps, truth, pairs) > 0.97
-    holes = [(f[(t == 1).numpy()]) for f, t in list(zip(found.maps, truth, strict=True))[::3]]
+    holes = [(f[(t == 1).cpu().numpy()]) for f, t in list(zip(found.maps, truth, strict=True))[::3]]
     assert min((pairs.get(int(np.bincount(h).argmax()), -9) == 1) for h in holes if len(h)), (
         "holes are filled"
     )
-    sparse = associate(given, cameras, points=means.numpy(), ids="new")
+    sparse = associate(given, cameras, points=means.cpu().numpy(), ids="new")
     assert sparse.labels is None and 3 <= len(sparse.ids) <= 6
     with pytest.raises(ValueError, match="sparse points"):
         associate(given, cameras)
@@ -183,7 +187,7 @@ def test_repair_keeps_ids_and_overrules_switched_and_missed_masks() -> None:
     share = float((truth[2] == 2)[wrong].float().mean())
     assert trust[2, 2].trust == pytest.approx(share, abs=0.1) and trust[1, 1].trust > 0.9
     assert torch.equal(given[0], truth[0]), "inputs stay as they are"
-    sparse = associate(given, cameras, points=means.numpy(), ids="keep")
+    sparse = associate(given, cameras, points=means.cpu().numpy(), ids="keep")
     assert set(sparse.ids) == {0, 1, 2}
 
 

@@ -9,30 +9,33 @@ from gradiseg_ns import rendering
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.identities import classify_encodings, encode, fit_scale, refine, spread_codes
 from gradiseg_ns.votes.labels import majority
+from tests.devices import here
 
 from ..rendering.scenes import random_camera, random_gaussians
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 @pytest.mark.parametrize(
     ("count", "largest"), [(1, -2), (2, -0.99), (17, -0.062), (20, 0.05), (62, 0.25), (1000, 0.6)]
 )
 def test_codes_point_apart(count: int, largest: float) -> None:
-    codes = spread_codes(count, 16)
+    codes = spread_codes(count, 16).to(here())
     assert codes.shape == (count, 16)
     torch.testing.assert_close(codes.norm(dim=1), torch.ones(count))
     close = (codes @ codes.T).fill_diagonal_(-2)
     assert float(close.max()) <= max(largest, -2)
-    assert torch.equal(codes, spread_codes(count, 16)), "deterministic"
+    assert torch.equal(codes, spread_codes(count, 16).to(here())), "deterministic"
 
 
 def test_the_largest_share_wins_exactly_up_to_seventeen_classes() -> None:
-    codes = spread_codes(17, 16)
+    codes = spread_codes(17, 16).to(here())
     shares = torch.rand(500, 17, generator=torch.Generator().manual_seed(0)).softmax(-1)
     assert torch.equal((shares @ codes @ codes.T).argmax(-1), shares.argmax(-1))
 
 
 def test_encode_and_classify_are_inverse() -> None:
-    codes = spread_codes(30, 16)
+    codes = spread_codes(30, 16).to(here())
     classes = torch.tensor([3, -1, 29, 0])
     assert classify_encodings(encode(classes, codes), codes).tolist() == [3, -1, 29, 0]
 
@@ -40,7 +43,7 @@ def test_encode_and_classify_are_inverse() -> None:
 def _scene():
     gaussians = random_gaussians(300)
     truth = (gaussians.means[:, 0] > 0).long() + 2 * (gaussians.means[:, 1] > 0).long()
-    codes = spread_codes(4, 16)
+    codes = spread_codes(4, 16).to(here())
     views = []
     for seed in range(6):
         camera = random_camera(seed=seed)

@@ -18,6 +18,8 @@ from gradiseg_ns.votes.labels import (
 
 from ..rendering.scenes import random_camera, random_gaussians
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def _votes(matrix: list[list[float]]) -> Votes:
     dense = torch.tensor(matrix, dtype=torch.float32)
@@ -25,36 +27,37 @@ def _votes(matrix: list[list[float]]) -> Votes:
     return Votes((dense.shape[0], dense.shape[1]), rows, columns, dense[rows, columns])
 
 
-VOTES = _votes([[6, 2, 0], [0, 0, 0], [1, 1, 2], [0, 5, 0]])
+def four() -> Votes:
+    return _votes([[6, 2, 0], [0, 0, 0], [1, 1, 2], [0, 5, 0]])
 
 
 def test_majority_and_its_margin() -> None:
-    labels = majority(VOTES)
+    labels = majority(four())
     assert labels.classes.tolist() == [0, -1, 2, 1]
     assert labels.confidence.tolist() == [0.5, 0.0, 0.25, 1.0]
     assert labels.seen.tolist() == [True, False, True, True]
 
 
 def test_foreground_follows_its_weight() -> None:
-    assert foreground(VOTES, [0]).tolist() == [True, False, False, False]
-    assert foreground(VOTES, [0], 3.0).tolist() == [False, False, False, False]  # 6 > 3 * 2 is not
-    assert foreground(VOTES, [1], 0.1).tolist() == [True, False, True, True]
-    assert foreground(VOTES, [0, 1, 2], 5.0).tolist() == [True, False, True, True]
+    assert foreground(four(), [0]).tolist() == [True, False, False, False]
+    assert foreground(four(), [0], 3.0).tolist() == [False, False, False, False]  # 6 > 3 * 2 is not
+    assert foreground(four(), [1], 0.1).tolist() == [True, False, True, True]
+    assert foreground(four(), [0, 1, 2], 5.0).tolist() == [True, False, True, True]
     with pytest.raises(ValueError, match="0..2"):
-        foreground(VOTES, [3])
+        foreground(four(), [3])
 
 
 def test_unseen_take_the_label_of_their_neighbours_and_stay_unsure() -> None:
     means = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [5.0, 0, 0], [5.1, 0, 0]])
-    filled = fill_unseen(majority(VOTES), means, count=1)
+    filled = fill_unseen(majority(four()), means, count=1)
     assert filled.classes.tolist() == [0, 0, 2, 1]
     assert filled.confidence[1] == 0
-    tie = fill_unseen(majority(VOTES), means, count=3)
+    tie = fill_unseen(majority(four()), means, count=3)
     assert tie.classes[1] == 0, "of equally many the nearest"
 
 
 def test_object_confidence_counts_both_ways() -> None:
-    first, second, third = object_confidence(VOTES, majority(VOTES))
+    first, second, third = object_confidence(four(), majority(four()))
     assert (first.gaussians, first.purity, first.recall) == (1, 6 / 8, 6 / 7)
     assert (second.gaussians, second.purity, second.recall) == (1, 1.0, 5 / 8)
     assert (third.gaussians, third.purity, third.recall) == (1, 0.5, 1.0)

@@ -12,6 +12,8 @@ from gradiseg_ns import rendering
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.votes.pruning import contributions, prune
 
+pytestmark = pytest.mark.usefixtures("device")
+
 SIZE = 48
 
 
@@ -51,7 +53,7 @@ def _cameras(count: int = 3) -> list[rendering.Camera]:
     return cameras
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cloud() -> Splat:
     """Strong Gaussians, faint ones, and ones off-screen, with the ids 0, 10 and 20."""
     generator = torch.Generator().manual_seed(1)
