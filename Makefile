@@ -18,10 +18,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 LIMIT := $(if $(shell command -v timeout),timeout --foreground 3600)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint format bench clean
+.PHONY: help setup system demo test lint format gpu-check bench clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: PYTHON=$(PYTHON) VENV=$(VENV) ARGS='options of the command' DATA=$(DATA)"
 
 setup: $(STAMP)  ## virtual environment with everything in it (runs by itself before the others)
@@ -50,6 +50,9 @@ lint: $(STAMP)  ## ruff and pyright
 format: $(STAMP)  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+gpu-check: $(STAMP)  ## on a machine with a card: tests, demo, times, in 8 minutes, into outputs/gpu-check/
+	$(BIN)/python scripts/gpu_check.py $(ARGS)
 
 bench: $(STAMP)  ## the three benchmarks in a small setting, on DATA
 	$(BIN)/python benchmarks/rasterizer.py

@@ -1,26 +1,32 @@
 """What identities cost: iteration time, peak memory and frames per second, as ratios measured in one run.
 
-    python benchmarks/training.py --data SCENE [--device cuda] [--gaussians 1000000]
+    python benchmarks/training.py --data SCENE [--device cuda] [--gaussians 1000000] [--size 1920 1080] [--phases 0.2 0.45 0.6 0.7]
 
 On CUDA `gradiseg` is compared with nerfstudio's own `splatfacto`; on a CPU, where splatfacto does not run, with
 itself with identities off; with ``--refiner``, gradiseg while it refines boundaries with gradiseg that does not. Both hold the same number of Gaussians at full resolution, nothing is densified, and the
 two take turns in blocks of iterations, so that a machine whose speed drifts drifts for both.
+
+With several ``--phases`` the boundary refiner works as it does by default, from 2/3 of the run on. Peak memory is CUDA's allocator's,
+less what the other method holds.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import platform
 import resource
 import statistics
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -40,8 +46,13 @@ class Training:
     iterations: int = 20
     """Iterations of a block; the first block of each is warm-up and not counted."""
     masks_dir: str = "object_mask"
-    phase: float = 0.7
-    """Where in the schedule to measure, as a fraction of the run: 0.45 is IGD, 0.7 LA-KNN, 0.2 the global KNN."""
+    phases: tuple[float, ...] = (0.7,)
+    """Where in the schedule to measure, as fractions of the run: 0.2 is the global KNN, 0.45 IGD, 0.6 LA-KNN, from 0.67 on the
+    boundary refiner."""
+    size: tuple[int, int] | None = None
+    """Width and height to which photos and maps are brought first."""
+    classes: int = 0
+    """Train on that many ids, in a grid over every picture, instead of the maps' own."""
     refiner: bool = False
     """Measure the boundary refiner instead, against gradiseg without it."""
     options: tuple[str, ...] = ()
@@ -50,34 +61,60 @@ class Training:
     """Write the figures as JSON."""
 
     def main(self) -> None:
-        methods = {"gradiseg": self._gradiseg(refiner=self.refiner)}
+        makers: dict[str, Callable[[], Any]] = {
+            "gradiseg": lambda: self._gradiseg(refiner=self.refiner or len(self.phases) > 1)
+        }
         if self.refiner:
             reference = "gradiseg, refiner off"
-            methods[reference] = self._gradiseg()
+            makers[reference] = self._gradiseg
         elif self.device == "cuda":
             reference = "splatfacto"
-            methods[reference] = self._splatfacto()
+            makers[reference] = self._splatfacto
         else:
             reference = "gradiseg, identities off"
-            methods[reference] = self._gradiseg(identity=False)
+            makers[reference] = lambda: self._gradiseg(identity=False)
+        methods: dict[str, Any] = {}
+        held: dict[str, int] = {}
+        for name, make in makers.items():
+            before = self._allocated()
+            methods[name] = make()
+            held[name] = self._allocated() - before
+        reports = []
+        for phase in self.phases:
+            reports.append(self._measure(methods, held, reference, phase))
+            if self.output is not None:
+                self.output.parent.mkdir(parents=True, exist_ok=True)
+                self.output.write_text(json.dumps(reports if len(self.phases) > 1 else reports[0], indent=2))
+
+    def _measure(
+        self, methods: dict[str, Any], held: dict[str, int], reference: str, phase: float
+    ) -> dict[str, Any]:
+        """One phase, all methods in turn."""
         times: dict[str, list[float]] = {name: [] for name in methods}
         memory: dict[str, float] = {}
+        for trainer in methods.values():
+            trainer.next_step = round(phase * 30_000)
         for block in range(self.blocks + 1):
             for name, trainer in methods.items():
+                others = sum(size for other, size in held.items() if other != name)
                 seconds, peak = self._block(trainer)
+                held[name] = self._allocated() - others
                 if block:
                     times[name] += seconds
-                    memory[name] = peak
+                    memory[name] = peak - others / 2**20
         frames = {name: [] for name in methods}
         for _ in range(3):
             for name, trainer in methods.items():
                 frames[name].append(self._frames_per_second(trainer))
         ours = methods["gradiseg"]
-        neighbor = self._neighbor_seconds(ours.pipeline.model)
-        self._report(reference, times, memory, frames, neighbor, ours.pipeline.model.num_points)
+        neighbor = self._neighbor_seconds(ours.pipeline.model, phase)
+        return self._report(phase, reference, times, memory, frames, neighbor, ours.pipeline.model.num_points)
+
+    def _allocated(self) -> int:
+        return torch.cuda.memory_allocated() if self.device == "cuda" else 0
 
     def _prepare(self, config: Any) -> Any:
-        """A trainer that neither densifies nor downscales, at the wanted phase of its schedule."""
+        """A trainer that neither densifies nor downscales."""
         model = config.pipeline.model
         model.num_downscales = 0
         model.warmup_length = 1 << 40
@@ -86,8 +123,42 @@ class Training:
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()
         trainer.pipeline.train()
-        trainer.next_step = round(self.phase * 30_000)
+        self._resize(trainer.pipeline)
         return trainer
+
+    def _resize(self, pipeline: Any) -> None:
+        """Photos, maps and cameras of another size, maps with other ids."""
+        manager, model = pipeline.datamanager, pipeline.model
+        for item in manager.cached_train:
+            if self.size is not None:
+                width, height = self.size
+                photo = item["image"].permute(2, 0, 1)[None]
+                photo = F.interpolate(photo.float(), (height, width), mode="bilinear")[0].permute(1, 2, 0)
+                item["image"] = photo.to(item["image"].dtype).contiguous()
+            if "id_map" in item:
+                ids = item["id_map"]
+                if self.size is not None:
+                    ids = F.interpolate(ids.permute(2, 0, 1)[None].float(), (height, width), mode="nearest")[0].permute(1, 2, 0)  # fmt: skip
+                if self.classes:
+                    side = math.ceil(self.classes**0.5)
+                    rows, columns = (torch.arange(n, device=ids.device) * side // n for n in ids.shape[:2])
+                    ids = ((rows[:, None] * side + columns) % self.classes)[..., None]
+                item["id_map"] = ids.to(torch.int16).contiguous()
+        if self.size is not None:
+            known = {id(c): c for c in (manager.train_cameras, manager.train_dataset.cameras)}
+            for cameras in known.values():
+                scale = torch.tensor([width, height], device=cameras.fx.device) / torch.cat(
+                    [cameras.width[:1], cameras.height[:1]], dim=1
+                )
+                cameras.fx, cameras.cx = cameras.fx * scale[0, 0], cameras.cx * scale[0, 0]
+                cameras.fy, cameras.cy = cameras.fy * scale[0, 1], cameras.cy * scale[0, 1]
+                cameras.width, cameras.height = (
+                    torch.full_like(cameras.width, width),
+                    torch.full_like(cameras.height, height),
+                )
+        if self.classes and hasattr(model, "set_objects"):
+            model.set_objects(range(self.classes), {})
+            torch.nn.init.normal_(model.classifier.weight, std=0.1)
 
     def _gradiseg(self, *, identity: bool = True, refiner: bool = False) -> Any:
         from gradiseg_ns import runs
@@ -97,6 +168,8 @@ class Training:
             "pipeline.model.identity": identity,
             "pipeline.model.boundary_refiner": refiner,
             "pipeline.model.igd_budget": 0.0,
+            "pipeline.model.boundary.split": 0.0,
+            "pipeline.model.boundary.overshoot": "off",
             **{key: json.loads(value) for key, value in (o.split("=", 1) for o in self.options)},
         }
         folder = Path(tempfile.mkdtemp())
@@ -158,9 +231,9 @@ class Training:
         pipeline.train()
         return rate
 
-    def _neighbor_seconds(self, model: Any) -> float:
+    def _neighbor_seconds(self, model: Any, phase: float) -> float:
         """Median cost of L_3d, forward and backward, over more than one pool of neighbours."""
-        model.step = round(self.phase * 30_000)
+        model.step = round(phase * 30_000)
         seconds = []
         for _ in range(2 * model.neighbors.period):
             start = self._now()
@@ -170,15 +243,16 @@ class Training:
 
     def _report(
         self,
+        phase: float,
         reference: str,
         times: dict[str, list[float]],
         memory: dict[str, float],
         frames: dict[str, list[float]],
         neighbor: float,
         count: int,
-    ) -> None:
+    ) -> dict[str, Any]:
         # The field takes part in some steps only, which a median would hide.
-        typical = statistics.fmean if self.refiner else statistics.median
+        typical = statistics.fmean if self.refiner or phase > 2 / 3 else statistics.median
         median = {name: typical(values) * 1e3 for name, values in times.items()}
         fps = {name: statistics.median(values) for name, values in frames.items()}
         device = (
@@ -186,7 +260,10 @@ class Training:
             if self.device == "cuda"
             else f"CPU, {torch.get_num_threads()} threads"
         )
-        table = Table(title=f"{self.data.name}, {count} Gaussians, {device}, torch {torch.__version__}")
+        size = "" if self.size is None else f" at {self.size[0]}x{self.size[1]}"
+        table = Table(
+            title=f"{self.data.name}{size}, {count} Gaussians, {phase:.0%} of the run, {device}, torch {torch.__version__}"
+        )
         for column in ("method", "ms per iteration", "peak memory, MiB", "frames per second"):
             table.add_column(column)
         for name in times:
@@ -209,12 +286,11 @@ class Training:
         console.print(
             f"The 3-D loss takes {neighbor * 1e3:.2f} ms, {ratio['neighbor_loss_share']:.1%} of an iteration."
         )
-        if self.output is not None:
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-            report = {"device": device, "machine": platform.platform(), "gaussians": count, "ratio": ratio}
-            self.output.write_text(
-                json.dumps({**report, "ms": median, "fps": fps, "memory": memory}, indent=2)
-            )
+        return {
+            "device": device, "machine": platform.platform(), "torch": torch.__version__, "gaussians": count,
+            "size": self.size, "classes": self.classes, "phase": phase, "reference": reference, "ratio": ratio,
+            "ms": median, "fps": fps, "memory": memory,
+        }  # fmt: skip
 
 
 if __name__ == "__main__":
