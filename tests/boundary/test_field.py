@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from gradiseg_ns.boundary.field import (
 from tests.devices import here
 
 from ..rendering.scenes import relative_error
+from .tcnn import stand_in, tcnn_hash_grid, tcnn_perceptron
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -352,60 +352,6 @@ def test_the_field_on_cuda_is_that_of_the_cpu() -> None:
 # ----------------------------------------------- tiny-cuda-nn against an oracle
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def tcnn_hash_grid(
-    points: Tensor, params: Tensor, *, levels: int, features: int, log2_size: int, base: int, growth: float
-) -> Tensor:
-    """tiny-cuda-nn's HashGrid with linear interpolation: [P, levels * features] at points [P, 3] in 0..1.
-
-    Its levels differ from nerfstudio's own in torch: cells are shifted by a half, and small levels are dense.
-    """
-    result, offset = [], 0
-    primes = (1, 2654435761, 805459861)
-    for level in range(levels):
-        scale = 2.0 ** (level * math.log2(growth)) * base - 1
-        resolution = math.ceil(scale) + 1
-        size = min(_round_up(resolution**3, 8), 1 << log2_size)
-        table = params[offset : offset + size * features].reshape(size, features)
-        offset += size * features
-        place = points * scale + 0.5
-        corner = place.floor()
-        share = place - corner
-        values = points.new_zeros(len(points), features)
-        for c in range(8):
-            bits = [c >> axis & 1 for axis in range(3)]
-            cell = [corner[:, axis].long() + bits[axis] for axis in range(3)]
-            if resolution**3 <= 1 << log2_size:
-                index = cell[0] + cell[1] * resolution + cell[2] * resolution**2
-            else:
-                index = cell[0] * primes[0] ^ cell[1] * primes[1] ^ cell[2] * primes[2]
-            weight = points.new_ones(len(points))
-            for axis in range(3):
-                weight = weight * (share[:, axis] if bits[axis] else 1 - share[:, axis])
-            values = values + weight[:, None] * table[index % size]
-        result.append(values)
-    assert offset == len(params), "the levels take all parameters"
-    return torch.cat(result, dim=1)
-
-
-def tcnn_perceptron(values: Tensor, params: Tensor, *, outputs: int, width: int, hidden: int) -> Tensor:
-    """tiny-cuda-nn's FullyFusedMLP with ReLU: [P, outputs] of values [P, C]. It has no biases, but ones pad the input."""
-    inputs, offset = _round_up(values.shape[1], 16), 0
-    values = torch.cat([values, values.new_ones(len(values), inputs - values.shape[1])], dim=1)
-    sizes = [inputs, *[width] * hidden, _round_up(outputs, 16)]
-    for layer, (into, out) in enumerate(pairwise(sizes)):
-        matrix = params[offset : offset + out * into].reshape(out, into)
-        offset += out * into
-        values = values @ matrix.T
-        if layer < len(sizes) - 2:
-            values = values.relu()
-    assert offset == len(params), "the matrices take all parameters"
-    return values[:, :outputs]
-
-
 def test_the_oracle_of_a_perceptron_is_torchs() -> None:
     torch.manual_seed(0)
     values, first, last = torch.randn(20, 16), torch.randn(32, 16), torch.randn(16, 32)
@@ -469,3 +415,46 @@ def test_tiny_cuda_nn_computes_what_is_expected_of_it() -> None:
         assert relative_error(found.detach(), expected) < 1e-2
     values = field(*(t.cuda() for t in inputs(100)))
     assert all(part.dtype == torch.float32 and bool(part.isfinite().all()) for part in values)
+
+
+# ------------------------------------------------- the field on tinycudann's habits
+
+
+@pytest.fixture
+def tinycudann(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("encodings", "mlp"):
+        monkeypatch.setattr(f"nerfstudio.field_components.{module}.TCNN_EXISTS", True)
+        monkeypatch.setattr(f"nerfstudio.field_components.{module}.tcnn", stand_in())
+
+
+@pytest.mark.usefixtures("tinycudann")
+def test_the_field_on_tinycudann_learns() -> None:
+    """Half-precision results, flat parameters, padded batches: values are float32, every parameter learns."""
+    field = BoundaryField(DIM, implementation="tcnn", levels=4, log2_size=10).to(here())
+    assert {p.dim() for p in field.parameters()} == {1}, "one flat vector a module"
+    field.place(torch.tensor([[-1.0, -1, -1], [1, 1, 1]]).repeat_interleave(100, 0), 0.1)
+    optimizer = torch.optim.Adam(field.parameters(), lr=0.01)
+    points, inter = inputs(333)
+    wanted = torch.sin(3 * points)
+    losses = []
+    for _ in range(60):
+        values = field(points, inter)
+        assert values.density.dtype == values.rgb.dtype == values.identity.dtype == torch.float32
+        loss = (values.rgb - wanted).square().mean() + values.density.mean() + values.identity.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in field.parameters())
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.4 * losses[0]
+
+
+@pytest.mark.usefixtures("tinycudann")
+def test_the_losses_ask_tinycudann_for_first_derivatives_only() -> None:
+    field = BoundaryField(DIM, implementation="tcnn", levels=2, log2_size=8).to(here())
+    points, inter = inputs(20)
+    points.requires_grad_()
+    values = field(points, inter)
+    (gradient,) = torch.autograd.grad(values.density.sum(), points, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()  # what the smoothness must not do: it takes differences instead
