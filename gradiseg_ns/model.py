@@ -246,6 +246,10 @@ class GradisegModel(SplatfactoModel):
             raise ValueError(
                 f"--pipeline.model.empty-space is {config.empty_space}, expected 0 (off) to 1, a share of the nearest points' depth"
             )
+        if getattr(config, "strategy", "default") != "default":
+            raise ValueError(
+                f"--pipeline.model.strategy is {config.strategy}, expected default: IGD is a part of that strategy"  # type: ignore[attr-defined]
+            )
         self.schedule = apply_schedule(config)
         self.editing = Editing()
         seed_points = self._all_seed_points()
@@ -524,7 +528,10 @@ class GradisegModel(SplatfactoModel):
             groups.append(ambiguous)
             moves.append(0.0)
         maps, alpha = rendering.rasterize(
-            projection, groups, geometry_grad=moves, absgrad=self.training and self.strategy.needs_absgrad(self.step)
+            projection,
+            groups,
+            geometry_grad=moves,
+            absgrad=self.training and self.strategy.needs_absgrad(self.step),
         )
         identity_map = maps[1] if identity_on and not probe else None
         self.info = projection.info()

@@ -95,6 +95,10 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
         local_rank: int = 0,
         **kwargs: Any,
     ) -> None:
+        if str(config.cache_images) not in ("cpu", "gpu"):
+            raise ValueError(
+                f"--pipeline.datamanager.cache-images is {config.cache_images}, expected gpu or cpu: id maps are kept with the photos"
+            )
         parser: Any = config.dataparser
         colmap = isinstance(parser, ColmapDataParserConfig)
         if not colmap:

@@ -1,4 +1,4 @@
-"""The CUDA backend: gsplat's own projection and blending (1.4), without `gsplat.rasterization` around them.
+"""The CUDA backend: gsplat's own projection and blending, without `gsplat.rasterization` around them.
 
 One projection and one tile list serve all blends. gsplat compiles for certain counts of channels and pads others with
 zeros; groups are blended in passes of sizes that need no padding worth speaking of. Gradients reach the camera's viewmat too.
@@ -6,19 +6,15 @@ zeros; groups are blended in passes of sizes that need no padding worth speaking
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import gsplat
 import torch
-from gsplat import (
-    fully_fused_projection,
-    isect_offset_encode,
-    isect_tiles,
-    rasterize_to_pixels,
-)
-from gsplat import spherical_harmonics as _spherical_harmonics
 from torch import Tensor
 
+from . import gsplat_versions
 from .types import Camera, Gaussians, Projection
 
 TILE = 16
@@ -26,6 +22,10 @@ BLUR = 0.3
 NATIVE = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33)
 """Channel counts blended without padding. gsplat has larger ones, but their shared memory does not fit every card."""
 TRANSPOSE_CHANNELS = 32
+PASS_COST = 8
+"""One more pass is thought to cost as much as so many channels (its share of the sorted tiles is there already). Not measured on
+a card yet: GRADISEG_CHANNELS=joined|apart has it one way or the other, and `scripts/gpu_check.py` times both."""
+_KERNELS = gsplat_versions.installed()
 
 
 class _Tiles(NamedTuple):
@@ -33,6 +33,11 @@ class _Tiles(NamedTuple):
     """[1, tiles down, tiles across]"""
     flatten_ids: Tensor
     """[I] index of the Gaussian at each intersection, tile by tile, front to back."""
+
+
+def _padded(channels: int) -> int:
+    """What gsplat blends in the place of so many channels."""
+    return next((size for size in NATIVE if size >= channels), channels)
 
 
 def passes(channels: int) -> list[int]:
@@ -54,30 +59,31 @@ def project(
 ) -> Projection:
     means, quats, scales, opacities = (t.to(torch.float32) for t in gaussians)
     viewmat, K = (t.to(device=means.device, dtype=torch.float32) for t in (camera.viewmat, camera.K))
-    radii, means2d, depths, conics, compensations = fully_fused_projection(
+    radii, means2d, depths, conics, compensations = _KERNELS.project(
         means,
-        None,
         quats,
         scales,
-        viewmat[None],
-        K[None],
+        viewmat,
+        K,
         camera.width,
         camera.height,
         eps2d=BLUR,
         near_plane=near,
         far_plane=far,
         radius_clip=radius_clip,
-        packed=False,
         calc_compensations=antialiased,
     )
     with torch.no_grad():
         # gsplat's comparisons let NaN through: such a Gaussian is culled here, before it reaches a pixel
         values = torch.cat([means2d, conics, depths[..., None], opacities[None, :, None]], -1)
         radii = torch.where(torch.isfinite(values).all(-1), radii, torch.zeros_like(radii))
+        seen = radii > 0
+    # gsplat leaves the rows of culled Gaussians as the memory was: nobody shall read them
+    means2d, conics = (torch.where(seen[..., None], t, 0.0) for t in (means2d, conics))
+    depths = torch.where(seen, depths, 0.0)
     opacities = opacities[None]
-    if antialiased:
-        # the memory of culled Gaussians is not initialised
-        opacities = opacities * torch.where(radii > 0, compensations, torch.zeros_like(compensations))
+    if compensations is not None:
+        opacities = opacities * torch.where(seen, compensations, 0.0)
     return Projection(
         camera, means2d, radii.to(torch.int32), depths, conics, opacities.contiguous(), "gsplat"
     )
@@ -86,41 +92,9 @@ def project(
 def _tiles(projection: Projection) -> _Tiles:
     if projection._state is None:
         across, down = -(-projection.camera.width // TILE), -(-projection.camera.height // TILE)
-        _, isect_ids, flatten_ids = isect_tiles(
-            projection.means2d,
-            projection.radii,
-            projection.depths,
-            TILE,
-            across,
-            down,
-            packed=False,
-            n_cameras=1,
-        )
-        projection._state = _Tiles(isect_offset_encode(isect_ids, 1, across, down), flatten_ids)
+        geometry = (projection.means2d, projection.radii, projection.depths, projection.conics)
+        projection._state = _Tiles(*_KERNELS.tiles(*geometry, TILE, across, down))
     return projection._state
-
-
-def _blend(
-    projection: Projection, features: Tensor, *, detached: bool, absgrad: bool
-) -> tuple[Tensor, Tensor]:
-    """One pass: features [N, C] to maps [H, W, C] and alpha [H, W, 1]."""
-    tiles = _tiles(projection)
-    geometry = (projection.means2d, projection.conics, projection.opacities)
-    means2d, conics, opacities = (t.detach() for t in geometry) if detached else geometry
-    maps, alpha = rasterize_to_pixels(
-        means2d,
-        conics,
-        features[None],
-        opacities,
-        projection.camera.width,
-        projection.camera.height,
-        TILE,
-        tiles.offsets,
-        tiles.flatten_ids,
-        packed=False,
-        absgrad=absgrad,
-    )
-    return maps[0], alpha[0]
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -136,6 +110,42 @@ class _ScaleGradient(torch.autograd.Function):
         return (gradient if ctx.factor == 1 else gradient * ctx.factor), None
 
 
+def _blend(projection: Projection, features: Tensor, *, share: float, absgrad: bool) -> tuple[Tensor, Tensor]:
+    """One pass: features [N, C] to maps [H, W, C] and alpha [H, W, 1]; a share of the gradient reaches the geometry."""
+    tiles = _tiles(projection)
+    means2d, conics, opacities = (
+        t.detach() if share == 0 else _ScaleGradient.apply(t, share) if share != 1 else t
+        for t in (projection.means2d, projection.conics, projection.opacities)
+    )
+    maps, alpha = gsplat.rasterize_to_pixels(
+        means2d,
+        conics,
+        features[None],
+        opacities,
+        projection.camera.width,
+        projection.camera.height,
+        TILE,
+        tiles.offsets,
+        tiles.flatten_ids,
+        packed=False,
+        absgrad=absgrad,
+    )
+    return maps[0], alpha[0]
+
+
+def _together(sizes: Sequence[int]) -> bool:
+    """Whether groups of features are blended in one pass: does its padding cost less than more passes would?"""
+    wanted = os.environ.get("GRADISEG_CHANNELS", "") or "auto"
+    if wanted not in ("auto", "joined", "apart"):
+        raise ValueError(
+            f"GRADISEG_CHANNELS is {wanted!r}: expected auto, joined or apart; unset it or correct it."
+        )
+    if wanted != "auto" or len(sizes) < 2:
+        return wanted != "apart" or len(sizes) < 2
+    each = [_padded(part) for size in sizes for part in passes(size)]
+    return sum(map(_padded, passes(sum(sizes)))) <= sum(each) + PASS_COST * (len(each) - 1)
+
+
 def rasterize(
     projection: Projection, features: Sequence[Tensor], *, geometry_grad: Sequence[float], absgrad: bool
 ) -> tuple[list[Tensor], Tensor]:
@@ -147,22 +157,27 @@ def rasterize(
 
     maps: list[Tensor] = list(features)
     # absgrad is assigned by each backward of gsplat, not accumulated, and only a pass that sees every moving channel knows
-    # the absolute value of their sum: one blend for all of them. Its alpha is the one whose gradient moves the geometry.
-    if moving:
-        # The geometry's gradient is the map's gradient times the features: scaling the one by s, and the features' own
-        # gradient back by 1 / s, leaves s of it for the geometry and the whole for the features.
-        scaled = [_ScaleGradient.apply(features[i], 1 / geometry_grad[i]) for i in moving]
-        joined, alpha = _blend(projection, torch.cat(scaled, -1), detached=False, absgrad=absgrad)
-        for i, part in zip(moving, joined.split([features[i].shape[1] for i in moving], -1), strict=True):
+    # the absolute value of their sum: one blend for all of them. Else groups may go apart, which saves padding.
+    joined = moving if absgrad or _together([features[i].shape[1] for i in moving]) else moving[:1]
+    if joined:
+        # Alpha's gradient moves the geometry in full. The geometry's gradient is the map's gradient times the features: scaling
+        # the one by s, and the features' own gradient back by 1 / s, leaves s of it for the geometry and the whole for the
+        # features.
+        parts = [_ScaleGradient.apply(features[i], 1 / geometry_grad[i]) for i in joined]
+        sizes = [part.shape[1] for part in parts]
+        padding = _padded(sum(sizes)) - sum(sizes)
+        if padding and len(parts) > 1:  # gsplat would copy all of it to pad it
+            parts.append(parts[0].new_zeros(len(parts[0]), padding))
+        blended, alpha = _blend(projection, torch.cat(parts, -1), share=1.0, absgrad=absgrad)
+        for i, part in zip(joined, blended.split([part.shape[1] for part in parts], -1), strict=False):
             maps[i] = _ScaleGradient.apply(part, geometry_grad[i])
     else:
-        _, alpha = _blend(
-            projection, features[0].new_zeros(len(features[0]), 1), detached=False, absgrad=absgrad
-        )
-    for i in resting:
+        nothing = features[0].new_zeros(len(features[0]), 1)
+        _, alpha = _blend(projection, nothing, share=1.0, absgrad=absgrad)
+    for i in (*(i for i in moving if i not in joined), *resting):
         parts = features[i].split(passes(features[i].shape[1]), -1)
-        blended = [_blend(projection, part, detached=True, absgrad=False)[0] for part in parts]
-        maps[i] = blended[0] if len(blended) == 1 else torch.cat(blended, -1)
+        blends = [_blend(projection, part, share=geometry_grad[i], absgrad=False)[0] for part in parts]
+        maps[i] = blends[0] if len(blends) == 1 else torch.cat(blends, -1)
     return maps, alpha
 
 
@@ -183,12 +198,13 @@ def backproject(projection: Projection, maps: Tensor) -> Tensor:
     for part in maps.split(TRANSPOSE_CHANNELS, -1):
         with torch.enable_grad():
             features = maps.new_zeros(n, part.shape[2], requires_grad=True)
-            blended, _ = _blend(projection, features, detached=True, absgrad=False)
+            blended, _ = _blend(projection, features, share=0.0, absgrad=False)
         sums.append(torch.autograd.grad(blended, features, part)[0])
     return torch.cat(sums, -1) if sums else maps.new_zeros(n, 0)
 
 
 def spherical_harmonics(degree: int, directions: Tensor, coeffs: Tensor, mask: Tensor | None) -> Tensor:
-    colors = _spherical_harmonics(degree, directions.to(torch.float32), coeffs.to(torch.float32), masks=mask)
+    values = (directions.to(torch.float32), coeffs.to(torch.float32))
+    colors = gsplat.spherical_harmonics(degree, *values, masks=mask)
     # gsplat leaves the colours of masked rows uninitialised
     return colors if mask is None else torch.where(mask[:, None], colors, torch.zeros_like(colors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gsplat
 import pytest
 import torch
 
@@ -69,6 +70,9 @@ def test_antialiased_agrees_with_the_oracle():
         )
 
 
+@pytest.mark.skipif(
+    gsplat.__version__ >= "1.5", reason="gsplat 1.5 has other radii (rendering/gsplat_versions.py)"
+)
 def test_projection_agrees_with_gsplats_own_torch():
     """gsplat ships its projection in plain torch: the one part of it that runs without CUDA."""
     from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci

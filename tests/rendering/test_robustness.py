@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import gsplat
 import pytest
 import torch
 
@@ -246,6 +247,9 @@ def test_maps_may_be_changed_in_place():
     assert features.grad is not None
 
 
+@pytest.mark.skipif(
+    gsplat.__version__ >= "1.5", reason="gsplat 1.5 has other radii (rendering/gsplat_versions.py)"
+)
 def test_info_satisfies_gsplats_strategy():
     from gsplat import DefaultStrategy
 
