@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -17,7 +16,9 @@ IGNORE = -1
 _DIM = 16
 _PIECE = 8192  # pixels; pieces do not depend on the number of threads, so neither does a sum
 _MOST_PIECES = 32  # each has its own gradient of the weights
-_SCORES = 1 << 24  # scores that exist at once outside of the kernel: 64 MB, and as much again while they are made
+_SCORES = (
+    1 << 24
+)  # scores that exist at once outside of the kernel: 64 MB, and as much again while they are made
 
 
 def _fused(
