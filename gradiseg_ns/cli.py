@@ -1,7 +1,7 @@
 """The command `gradiseg`: what ns-train and its family have no place for.
 
 Each verb is a dataclass whose fields are its flags. The work is done in `votes`; here files are read and written, and
-figures and pictures shown.
+figures and pictures shown. Torch and nerfstudio are imported where they are used: `gradiseg doctor` has to run where they do not.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import tyro
-from torch import Tensor
 
-from gradiseg_ns.cli_edit import Edit, Export, Import
+from gradiseg_ns.doctor import Doctor
 from gradiseg_ns.files import write_text
-from gradiseg_ns.sources import DataParser, Frame, Run, Scene, SourceError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gradiseg_ns.scene.splat import Splat
+    from gradiseg_ns.sources import DataParser, Frame, Run, Scene
 
 PICTURES = 4
 """Views in an overview."""
@@ -52,7 +52,10 @@ class _Source:
     def _open(
         self, *, masks_dir: str | None = None, maps: bool = True
     ) -> tuple[Run | None, Splat, Scene, Tensor]:
+        import torch
+
         from gradiseg_ns import sources
+        from gradiseg_ns.sources import SourceError
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if (self.load_config is None) == (self.ply is None):
@@ -107,9 +110,12 @@ class Lift(_Source):
     """Where lifted.ply and overview.png go; a folder `lifted` beside the splat unless given."""
 
     def main(self) -> None:
+        import torch
+
         from gradiseg_ns.run_files import write_gradiseg_run
         from gradiseg_ns.scene.objects import ObjectTable
         from gradiseg_ns.scene.ply import write_ply
+        from gradiseg_ns.sources import SourceError
         from gradiseg_ns.votes import identities
         from gradiseg_ns.votes.accumulate import accumulate
         from gradiseg_ns.votes.labels import Labels, fill_unseen, foreground, majority, object_confidence
@@ -195,6 +201,8 @@ class Lift(_Source):
         path: Path,
     ) -> None:
         """Compare held-out views with their maps, and draw some."""
+        import torch
+
         from gradiseg_ns.data.id_maps import IGNORE, read_id_map, resize_id_map
         from gradiseg_ns.demo import overview, panels
         from gradiseg_ns.evaluation.metrics import MaskMetrics, print_table
@@ -252,8 +260,11 @@ class Prune(_Source):
     """The PLY to write; `pruned.ply` beside the splat unless given. A JSON report is written beside it."""
 
     def main(self) -> None:
+        import torch
+
         from gradiseg_ns.run_files import labels_of_run, write_pruned_run
         from gradiseg_ns.scene.ply import write_ply
+        from gradiseg_ns.sources import SourceError
         from gradiseg_ns.votes.pruning import prune
 
         bound = _fraction(self.max_error)
@@ -336,8 +347,11 @@ class Associate:
     """cpu or cuda; CUDA if there is any, unless given."""
 
     def main(self) -> None:
+        import torch
+
         from gradiseg_ns import sources
         from gradiseg_ns.mask_folders import associate_views, write_association
+        from gradiseg_ns.sources import SourceError
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         splat = None
@@ -394,6 +408,8 @@ class Affordance(_Source):
     """Where the PLYs and overview.png go; a folder `affordance` beside the splat unless given."""
 
     def main(self) -> None:
+        import torch
+
         from gradiseg_ns.demo import overview
         from gradiseg_ns.scene.ply import write_ply
         from gradiseg_ns.votes import affordance
@@ -439,29 +455,49 @@ class Affordance(_Source):
         _console().print(f"Look at {folder / 'overview.png'}")
 
 
-VERBS = {
-    "lift": Lift,
-    "prune": Prune,
-    "associate": Associate,
-    "affordance": Affordance,
-    "edit": Edit,
-    "export": Export,
-    "import": Import,
-}
+def verbs() -> dict[str, type]:
+    """The verbs by their names, for tyro. Imports nerfstudio, which takes seconds."""
+    from gradiseg_ns import sources
+    from gradiseg_ns.cli_edit import Edit, Export, Import
+
+    globals().update(
+        DataParser=sources.DataParser, Frame=sources.Frame
+    )  # where tyro looks types of fields up
+    return {
+        "doctor": Doctor,
+        "lift": Lift,
+        "prune": Prune,
+        "associate": Associate,
+        "affordance": Affordance,
+        "edit": Edit,
+        "export": Export,
+        "import": Import,
+    }
+
+
+def __getattr__(name: str) -> Any:
+    if name == "VERBS":
+        return verbs()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def entrypoint() -> None:
     """The script `gradiseg`."""
+    if sys.argv[1:2] == ["doctor"]:  # nothing of what it looks at is imported for it
+        tyro.cli(Doctor, prog="gradiseg doctor", args=sys.argv[2:]).main()
+        return
     from gradiseg_ns.data.id_maps import IdMapError
     from gradiseg_ns.data.poses import PoseError
     from gradiseg_ns.scene.edits import EditError
     from gradiseg_ns.scene.export import ExportError
     from gradiseg_ns.scene.ply import PlyError
+    from gradiseg_ns.sources import SourceError
     from gradiseg_ns.votes.affordance import ExemplarError, TokenModelError
 
     verb = tyro.extras.subcommand_cli_from_dict(
-        VERBS,
-        description="Votes of id maps on Gaussians (labels, ids that agree, pruning, affordances); objects edited, exported, imported.",
+        verbs(),
+        description="Votes of id maps on Gaussians (labels, ids that agree, pruning, affordances); objects edited, exported, imported; "
+        "`doctor` looks at this machine.",
     )
     try:
         verb.main()
@@ -506,6 +542,8 @@ def _progress(description: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def _render(splat: Splat, camera: Any, features: Tensor) -> Tensor:
+    import torch
+
     from gradiseg_ns import rendering
 
     with torch.no_grad():
@@ -514,12 +552,15 @@ def _render(splat: Splat, camera: Any, features: Tensor) -> Tensor:
 
 
 def _image(values: Tensor) -> Any:
+    import torch
     from PIL import Image
 
     return Image.fromarray((values.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
 def _fraction(text: str) -> float:
+    from gradiseg_ns.sources import SourceError
+
     try:
         top, _, bottom = text.partition("/")
         value = float(top) / float(bottom or 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from gradiseg_ns.doctor import check_training
 from gradiseg_ns.model import GradisegModelConfig, apply_schedule
 from gradiseg_ns.pipeline import GradisegPipeline
 
@@ -63,6 +65,7 @@ class GradisegTrainerConfig(TrainerConfig):
 
     def resolve(self) -> None:
         """Choose the device, and write the run's step numbers into the configuration. Idempotent."""
+        check_training(self.machine.device_type)
         if self.machine.device_type == "cuda" and not torch.cuda.is_available():
             CONSOLE.print("[yellow]No CUDA device found: training on the CPU (--machine.device-type cpu).")
             self.machine.device_type = "cpu"
@@ -123,6 +126,9 @@ class GradisegTrainer(Trainer):
 
     def setup(self, test_mode: str = "val") -> None:  # type: ignore[override]
         super().setup(test_mode)  # type: ignore[arg-type]
+        # nerfstudio 1.1.5 counts --max-num-iterations on from a checkpoint, as is done here; later it is the whole run's length.
+        if "max_num_iterations - self._start_step" in inspect.getsource(Trainer.train):
+            self.config.max_num_iterations += self._start_step
         model = self.pipeline.model
         CONSOLE.print(f"[bold]Schedule[/bold] {model.schedule.describe()}")
         if model.objects.ids:

@@ -90,7 +90,10 @@ def versions(options: argparse.Namespace) -> None:
     wrong = {name: error for name, error in errors.items() if not error < 1e-3}
     if wrong:
         raise SystemExit(f"these differ from the CPU's kernels: {wrong}")
-    print(subprocess.run([sys.executable, "-m", "gradiseg_ns.cli", "doctor"], check=False))
+    code = (
+        "import sys; from gradiseg_ns.cli import entrypoint; sys.argv = ['gradiseg', 'doctor']; entrypoint()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
 
 
 def tests(options: argparse.Namespace) -> None:
@@ -129,11 +132,12 @@ def tests(options: argparse.Namespace) -> None:
         raise SystemExit("some failed")
 
 
-def _train_demo(folder: Path, steps: int, device: str) -> tuple[Any, float]:
+def _train_demo(options: argparse.Namespace, steps: int) -> tuple[Any, float]:
     from gradiseg_ns import runs
 
     config = runs.make_config(
-        "gradiseg-lite", DEMO, folder, steps=steps, device=device, options={"pipeline.model.metrics_ignore_ids": (0, 13)}
+        "gradiseg-lite", options.scene, options.output / "demo", steps=steps, device="cuda",
+        options={"pipeline.model.metrics_ignore_ids": (0, 13)},
     )  # fmt: skip
     config.steps_per_save = steps
     return runs.train(config, description="the demo")
@@ -153,7 +157,7 @@ def _evaluate(config: Path, output: Path, device: str) -> dict[str, float]:
 def demo(options: argparse.Namespace) -> None:
     import torch
 
-    trainer, seconds = _train_demo(options.output / "demo", options.steps, "cuda")
+    trainer, seconds = _train_demo(options, options.steps)
     peak = torch.cuda.max_memory_allocated() / 2**20
     result(
         steps=options.steps,
@@ -192,7 +196,7 @@ def steps(options: argparse.Namespace) -> None:
     for count in (200_000, 1_000_000):
         path = options.output / f"steps-{count}.json"
         command = [
-            sys.executable, str(ROOT / "benchmarks" / "training.py"), "--data", str(DEMO), "--device", "cuda",
+            sys.executable, str(ROOT / "benchmarks" / "training.py"), "--data", str(options.scene), "--device", "cuda",
             "--gaussians", str(count), "--size", "1920", "1080", "--classes", "256", "--phases", "0.2", "0.45", "0.6", "0.7",
             "--blocks", "3", "--iterations", "12", "--output", str(path),
         ]  # fmt: skip
@@ -295,13 +299,13 @@ def verbs(options: argparse.Namespace) -> None:
     from gradiseg_ns.scene.splat import Splat
     from gradiseg_ns.votes.accumulate import VoteAccumulator
 
-    found = sorted((options.output / "demo").rglob("config.yml"))
+    found = sorted(path.parents[1] / "config.yml" for path in (options.output / "demo").rglob("*.ckpt"))
     if found:
         from nerfstudio.utils.eval_utils import eval_setup
 
         _, pipeline, _, _ = eval_setup(found[-1], test_mode="val")
     else:
-        trainer, _ = _train_demo(options.output / "demo", 200, "cuda")
+        trainer, _ = _train_demo(options, min(200, options.steps))
         pipeline = trainer.pipeline
     model: Any = pipeline.model
     pipeline.eval()
@@ -463,6 +467,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="all stages together")
     parser.add_argument("--output", type=Path, default=Path("outputs/gpu-check"), help="folder of the report")
     parser.add_argument("--data", type=Path, default=None, help="a scene for the stage `train`")
+    parser.add_argument("--scene", type=Path, default=DEMO, help="the scene of `demo`, `steps` and `verbs`")
     parser.add_argument("--steps", type=int, default=1200, help="of the demo's training")
     parser.add_argument("--stages", nargs="*", choices=list(STAGES), default=list(STAGES))
     parser.add_argument("--stage", choices=list(STAGES), default=None, help=argparse.SUPPRESS)
@@ -478,7 +483,14 @@ def main() -> int:
     report: dict[str, Any] = {
         "commit": _commit(), "started": time.strftime("%Y-%m-%d %H:%M:%S"), "command": " ".join(sys.argv), "stages": {},
     }  # fmt: skip
-    passed_on = ["--output", str(options.output), "--steps", str(options.steps)]
+    passed_on = [
+        "--output",
+        str(options.output),
+        "--steps",
+        str(options.steps),
+        "--scene",
+        str(options.scene.resolve()),
+    ]
     passed_on += ["--data", str(options.data)] if options.data else []
     for name in options.stages:
         left = 60 * options.minutes - (time.perf_counter() - start)
