@@ -16,9 +16,7 @@ IGNORE = -1
 _DIM = 16
 _PIECE = 8192  # pixels; pieces do not depend on the number of threads, so neither does a sum
 _MOST_PIECES = 32  # each has its own gradient of the weights
-_SCORES = (
-    1 << 24
-)  # scores that exist at once outside of the kernel: 64 MB, and as much again while they are made
+_SCORES = 1 << 24  # scores that exist at once outside of the kernel: 64 MB, twice while they are made
 
 
 def _fused(
@@ -100,13 +98,13 @@ class _CrossEntropy(torch.autograd.Function):
             loss, gradients = _piecewise(maps, weight, bias, classes, with_gradient)
         else:
             loss, gradients = _fused(maps, weight, bias, classes, count, with_gradient)
-        ctx.gradients = gradients
+        ctx.save_for_backward(*gradients)  # not as attributes: these would live until the next step
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, v_loss: Tensor):
-        return (*(gradient * v_loss for gradient in ctx.gradients), None, None, None)
+        return (*(gradient * v_loss for gradient in ctx.saved_tensors), None, None, None)
 
 
 def _zero(tensors: tuple[Tensor, ...]) -> Tensor:

@@ -45,13 +45,15 @@ class _Similarity(torch.autograd.Function):
             similarity(begin, end, x, y, height, width * channels, taps, constants, sums, flat)
 
         parallel(pieces, work)
-        ctx.gradient = gradient
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
         return predicted.new_tensor(sums.sum() / count)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, v_mean: Tensor):
-        return None, ctx.gradient * v_mean, None, None
+        (gradient,) = ctx.saved_tensors
+        return None, gradient * v_mean, None, None
 
 
 def _height_width_channels(image: Tensor) -> Tensor:

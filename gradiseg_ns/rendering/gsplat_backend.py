@@ -143,7 +143,7 @@ def _together(sizes: Sequence[int]) -> bool:
     if wanted != "auto" or len(sizes) < 2:
         return wanted != "apart" or len(sizes) < 2
     each = [_padded(part) for size in sizes for part in passes(size)]
-    return sum(map(_padded, passes(sum(sizes)))) <= sum(each) + PASS_COST * (len(each) - 1)
+    return _padded(sum(sizes)) <= sum(each) + PASS_COST * (len(each) - 1)
 
 
 def rasterize(

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gradiseg_ns.rendering import Gaussians, backproject, render, spherical_harmonics
+from gradiseg_ns.rendering import (
+    Gaussians,
+    backproject,
+    project,
+    rasterize,
+    render,
+    spherical_harmonics,
+)
 
 from .scenes import assert_alike, random_camera, random_gaussians, relative_error, run, scenes_without_ties
 
@@ -97,3 +104,39 @@ def test_passes_waste_little():
         padded = sum(next((n for n in NATIVE if n >= size), size) for size in sizes)
         assert padded <= 1.25 * channels + 1
     assert passes(16) == [16] and passes(0) == []
+
+
+def test_groups_go_apart_where_padding_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradiseg_ns.rendering.gsplat_backend import _together
+
+    assert not _together([3, 16]) and not _together([4, 16]), "32 channels for 19 or 20"
+    assert _together([3, 1]) and _together([16]) and _together([16, 1])
+    for way in ("joined", "apart"):
+        monkeypatch.setenv("GRADISEG_CHANNELS", way)
+        assert _together([3, 16]) == (way == "joined")
+    monkeypatch.setenv("GRADISEG_CHANNELS", "both")
+    with pytest.raises(ValueError, match="GRADISEG_CHANNELS is 'both': expected auto, joined or apart"):
+        _together([3, 16])
+
+
+@gpu
+@pytest.mark.parametrize("moves", [[1.0, 0.3], [0.5, 0.3], [0.0, 1.0]])
+def test_joined_and_apart_are_the_same(monkeypatch: pytest.MonkeyPatch, moves: list[float]) -> None:
+    """Values and all gradients, which is how the CPU has them too."""
+    seed = scenes_without_ties(1)[0]
+    camera = random_camera(seed=seed)
+    results = []
+    for device, way in (("cpu", "joined"), ("cuda", "joined"), ("cuda", "apart")):
+        monkeypatch.setenv("GRADISEG_CHANNELS", way)
+        generator = torch.Generator().manual_seed(5)
+        features = [torch.randn(120, c, generator=generator) for c in (3, 16)]
+        leaves = [t.to(device).requires_grad_() for t in (*random_gaussians(120, seed), *features)]
+        view = camera._replace(viewmat=camera.viewmat.to(device), K=camera.K.to(device))
+        maps, alpha = rasterize(project(Gaussians(*leaves[:4]), view), leaves[4:], geometry_grad=moves)
+        weights = [torch.randn(m.shape, generator=generator).to(device) for m in (*maps, alpha)]
+        torch.stack([(m * w).sum() for m, w in zip((*maps, alpha), weights, strict=True)]).sum().backward()
+        results.append([*maps, alpha, *(leaf.grad for leaf in leaves)])
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            assert ours is not None and theirs is not None
+            assert relative_error(theirs.detach().cpu(), ours.detach()) < 1e-3
