@@ -320,15 +320,20 @@ def verbs(options: argparse.Namespace) -> None:
         torch.cuda.synchronize()
         return round((time.perf_counter() - start) / repeats * 1e3, 2)
 
+    def camera(index: int) -> Any:
+        index %= len(cameras)
+        return cameras[index : index + 1]
+
+    x, y = float(cameras.width[0]) / 2, float(cameras.height[0]) / 2
     with torch.no_grad():
-        result(
-            gaussians=model.num_points,
-            render_ms=milliseconds(lambda i: model.get_outputs_for_camera(cameras[i : i + 1]), 20),
-        )
-        result(click_ms=milliseconds(lambda i: model.pick(cameras[i : i + 1], 200.0, 150.0), 20))
+        rendering = milliseconds(lambda i: model.get_outputs_for_camera(camera(i)), 20)
+        result(gaussians=model.num_points, render_ms=rendering)
+        result(click_ms=milliseconds(lambda i: model.pick(camera(i), x, y), 20))
         splat = Splat.from_parameters(dict(model.gauss_params.items()), antialiased=False)
-        views = [(model.rendering_camera(cameras[i : i + 1]), item["id_map"][..., 0])
-                 for i, item in enumerate(pipeline.datamanager.cached_train)]  # fmt: skip
+        views = [
+            (model.rendering_camera(camera(i)), item["id_map"][..., 0])
+            for i, item in enumerate(pipeline.datamanager.cached_train)
+        ]
         accumulator = VoteAccumulator(len(splat), len(model.objects.ids), model.device)
 
         def vote(index: int) -> None:
