@@ -10,13 +10,14 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from gradiseg_ns.console import say
 from gradiseg_ns.doctor import Doctor
 from gradiseg_ns.files import write_text
 
@@ -42,7 +43,8 @@ class _Source:
     data: Path | None = None
     """Folder of the photos. With --load-config, the run's own unless given."""
     dataparser: DataParser = "nerfstudio-data"
-    """Who reads --data, if there is no run that says so."""
+    """Who reads --data, if there is no run that says so. Without a transforms.json, a COLMAP model is looked for. Its options follow its
+    name at the end, as with ns-train: `... colmap --colmap-path sparse/0 --downscale-factor 2`."""
     frame: Frame = "auto"
     """Coordinates of the PLY: those of nerfstudio's training (as ns-export writes them), the original ones of COLMAP or
     transforms.json, or whichever of the two looks like the photos."""
@@ -55,6 +57,7 @@ class _Source:
         import torch
 
         from gradiseg_ns import sources
+        from gradiseg_ns.scene.ply import read_ply
         from gradiseg_ns.sources import SourceError
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +69,9 @@ class _Source:
         assert self.ply is not None
         if self.data is None:
             raise SourceError(f"--ply {self.ply} needs --data, the folder of its photos.")
-        splat = sources.load_splat(self.ply, device)
+        if self.ply.name == "config.yml" or (self.ply / "config.yml").exists():
+            raise SourceError(f"--ply {self.ply} is a run, not a splat: give it as --load-config {self.ply}.")
+        splat = read_ply(self.ply).to(device)
         scene = sources.load_scene(
             self.data, dataparser=self.dataparser, masks_dir=masks_dir or "object_mask", maps=maps, device=device
         )  # fmt: skip
@@ -158,7 +163,7 @@ class Lift(_Source):
             )  # fmt: skip
         splat.labels = objects.ids_of(labels.classes).to(torch.int32)
         splat.extra["label_confidence"] = labels.confidence
-        _console().print(
+        say(
             f"{len(views)} views, {len(objects)} ids, {len(splat)} Gaussians: {seconds:.1f} s. {unseen} "
             f"({unseen / max(len(splat), 1):.1%}) are seen by no labelled pixel"
             + (
@@ -180,14 +185,14 @@ class Lift(_Source):
                     f"--foreground {list(self.foreground)} --weight {self.weight}: no Gaussian is left."
                 )
             chosen = splat.select(mask)
-        _console().print(f"Saved {write_ply(folder / 'lifted.ply', chosen, names=names)}")
+        say(f"Saved {write_ply(folder / 'lifted.ply', chosen, names=names)}")
         scale = identities.fit_scale(codes, ((_render(splat, c, encoding), k) for c, k in mapped[::8]))
         if run is not None:
             written = write_gradiseg_run(
                 run, scene, splat, objects, encoding * scale**0.5, codes * scale**0.5,
                 suffix="lifted", masks_dir=self.masks_dir,
             )  # fmt: skip
-            _console().print(f"Saved a gradiseg run: ns-viewer --load-config {written}", soft_wrap=True)
+            say(f"Saved a gradiseg run: ns-viewer --load-config {written}")
         self._evaluate(scene, splat, objects, encoding, codes, background, folder / "overview.png")
 
     def _evaluate(
@@ -201,14 +206,21 @@ class Lift(_Source):
         path: Path,
     ) -> None:
         """Compare held-out views with their maps, and draw some."""
+        import numpy as np
         import torch
 
-        from gradiseg_ns.data.id_maps import IGNORE, read_id_map, resize_id_map
+        from gradiseg_ns.data.id_maps import IGNORE, resize_id_map
         from gradiseg_ns.demo import overview, panels
         from gradiseg_ns.evaluation.metrics import MaskMetrics, print_table
         from gradiseg_ns.model import MIN_ACCUMULATION
 
-        test = scene.test
+        test, truths = scene.test, scene.manager.eval_dataset
+        if self.eval_masks_dir is not None:
+            truths.set_id_maps(
+                scene.data, self.eval_masks_dir, use_frame_keys=False, strict=True, flag="--eval-masks-dir",
+                names=scene.object_names, like=scene.manager.train_dataset,
+                ignore_ids=scene.manager.config.ignore_ids,
+            )  # fmt: skip
         metrics = MaskMetrics(
             object_ids=objects.ids, ignore_ids=self.ignore_ids, names=dict(zip(objects.ids, objects.names, strict=True))
         )  # fmt: skip
@@ -224,7 +236,9 @@ class Lift(_Source):
             )
             truth = test.id_maps[i].cpu()
             if self.eval_masks_dir is not None:
-                found = read_id_map(scene.data_folder / self.eval_masks_dir / f"{test.names[i]}.png")
+                found = np.full(truth.shape, IGNORE, np.int32)
+                if truths.id_map_filenames[i] is not None:
+                    found = truths.read_map(i)
                 truth = torch.from_numpy(resize_id_map(found, camera.height, camera.width).copy())
             if bool((truth >= 0).any()):
                 metrics.update(test.names[i], ids, truth)
@@ -240,7 +254,7 @@ class Lift(_Source):
         if rows:
             path.parent.mkdir(parents=True, exist_ok=True)
             overview(rows).save(path)
-            _console().print(f"Look at {path}")
+            say(f"Look at {path}")
 
 
 @dataclass
@@ -262,8 +276,8 @@ class Prune(_Source):
     def main(self) -> None:
         import torch
 
-        from gradiseg_ns.run_files import labels_of_run, write_pruned_run
-        from gradiseg_ns.scene.ply import write_ply
+        from gradiseg_ns.run_files import labels_of_run, objects_of_run, write_pruned_run
+        from gradiseg_ns.scene.ply import read_objects, write_ply
         from gradiseg_ns.sources import SourceError
         from gradiseg_ns.votes.pruning import prune
 
@@ -299,15 +313,22 @@ class Prune(_Source):
             except ValueError as error:
                 raise SourceError(str(error)) from error
         removed = int((~result.kept).sum())
-        _console().print(
+        say(
             f"Removed {removed} of {len(splat)} Gaussians ({result.ratio:.1%}) in {result.seconds:.0f} s. Checked on "
             f"{len(scene.train)} training views: largest change of a pixel {result.max_error:.6f} "
             f"(1/{1 / max(result.max_error, 1e-9):.0f}), mean {result.mean_error:.2e}, {result.psnr:.1f} dB."
         )
         path = self.output or self._output(None, "pruned.ply")
         kept = splat.select(result.kept)
-        names = scene.object_names if splat.labels is not None else None
-        _console().print(f"Saved {write_ply(path, kept, names=names)}")
+        names, colors = (scene.object_names, {}) if splat.labels is not None else (None, {})
+        known = read_objects(self.ply) if self.ply is not None else None
+        if run is not None and run.is_gradiseg:
+            known = objects_of_run(run)
+        if known is not None:  # what the splat itself calls its objects goes before what the scene calls them
+            own = {i: name for i, name in zip(known.ids, known.names, strict=True) if name != f"object {i}"}
+            names = {**dict(zip(known.ids, known.names, strict=True)), **(names or {}), **own}
+            colors = dict(zip(known.ids, known.colors.tolist(), strict=True))
+        say(f"Saved {write_ply(path, kept, names=names, colors=colors)}")
         report = {
             "gaussians": len(splat), "removed": removed, "ratio": result.ratio, "bound": bound, "bounds": self.bound,
             "max_error": result.max_error, "view_error": result.view_error, "mean_error": result.mean_error,
@@ -317,7 +338,7 @@ class Prune(_Source):
         write_text(path.with_suffix(".json"), json.dumps(report, indent=2))
         if run is not None:
             written = write_pruned_run(run, result.kept)
-            _console().print(f"Saved a run: ns-eval --load-config {written}", soft_wrap=True)
+            say(f"Saved a run: ns-eval --load-config {written}")
 
 
 @dataclass
@@ -342,7 +363,8 @@ class Associate:
     unlabelled: tuple[int, ...] | None = None
     """Ids that mean "no mask"; 0 if ids are new, none if they are kept, unless given."""
     dataparser: DataParser = "nerfstudio-data"
-    """Who reads --data, if there is no run that says so."""
+    """Who reads --data, if there is no run that says so. Without a transforms.json, a COLMAP model is looked for. Its options follow its
+    name at the end, as with ns-train: `... colmap --colmap-path sparse/0 --downscale-factor 2`."""
     device: str | None = None
     """cpu or cuda; CUDA if there is any, unless given."""
 
@@ -371,20 +393,19 @@ class Associate:
         start = perf_counter()
         done = associate_views(scene, splat, ids=self.ids, unlabelled=self.unlabelled)
         write_association(folder, scene, done)
-        _console().print(
+        say(
             f"{len(done.result.masks)} masks of {len(scene.train)} views: {len(done.result.ids)} ids "
             f"({'kept' if done.kept else 'new'}), {perf_counter() - start:.0f} s."
         )
         if done.before is not None and done.after is not None:
-            _console().print(
+            say(
                 f"Pairs of views that show the same id at a point of the scene: {done.before.agreement:.1%} before, "
                 f"{done.after.agreement:.1%} after (chance: {done.before.chance:.1%}, {done.after.chance:.1%})."
             )
         doubtful = sum(mask.trust < 0.5 for mask in done.result.masks)
-        _console().print(
+        say(
             f"{doubtful} masks were overruled (trust below one half; association.json has all). Saved {folder}; "
             f"look at {folder / 'overview.jpg'}. Train with --pipeline.datamanager.masks-dir {folder}",
-            soft_wrap=True,
         )
 
 
@@ -436,7 +457,7 @@ class Affordance(_Source):
                 path = write_ply(
                     folder / f"{name.replace(' ', '_').replace('/', '_')}.ply", splat.select(mask)
                 )
-                _console().print(f"{name}: {int(mask.sum())} Gaussians, {path}")
+                say(f"{name}: {int(mask.sum())} Gaussians, {path}")
         rows = []
         shown = scene.test if len(scene.test) else views
         for i in range(min(PICTURES, len(shown))):
@@ -452,7 +473,7 @@ class Affordance(_Source):
                 ]
             )
         overview(rows).save(folder / "overview.png")
-        _console().print(f"Look at {folder / 'overview.png'}")
+        say(f"Look at {folder / 'overview.png'}")
 
 
 def verbs() -> dict[str, type]:
@@ -481,6 +502,18 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _split_dataparser(args: list[str]) -> tuple[list[str], str | None, list[str]]:
+    """The arguments of a verb, and a dataparser's name and options after them, as ns-train takes them."""
+    from gradiseg_ns.dataparser_options import NAMES, split
+
+    if not any(word in NAMES for word in args):
+        return args, None, []
+    known = {field.name: field.type for field in fields(verbs().get(args[0], Doctor))}
+    if "dataparser" not in known:
+        return args, None, []
+    return split(args, [name for name, kind in known.items() if kind in ("bool", bool)])
+
+
 def entrypoint() -> None:
     """The script `gradiseg`."""
     if sys.argv[1:2] == ["doctor"]:  # nothing of what it looks at is imported for it
@@ -494,11 +527,17 @@ def entrypoint() -> None:
     from gradiseg_ns.sources import SourceError
     from gradiseg_ns.votes.affordance import ExemplarError, TokenModelError
 
+    args, parser_name, parser_args = _split_dataparser(sys.argv[1:])
     verb = tyro.extras.subcommand_cli_from_dict(
         verbs(),
+        args=args,
         description="Votes of id maps on Gaussians (labels, ids that agree, pruning, affordances); objects edited, exported, imported; "
         "`doctor` looks at this machine.",
     )
+    if parser_name is not None:
+        from gradiseg_ns.dataparser_options import config_of
+
+        verb.dataparser = config_of(parser_name, parser_args, prog=f"gradiseg {args[0]}")
     try:
         verb.main()
     except (

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import tyro
 from torch import Tensor
 
+from gradiseg_ns.console import say
 from gradiseg_ns.scene.export import Format
-from gradiseg_ns.sources import DataParser, Run, Scene, SourceError
+from gradiseg_ns.sources import DataParser, Frame, Run, Scene, SourceError
 
 if TYPE_CHECKING:
     from gradiseg_ns.rendering import Camera
@@ -78,8 +80,6 @@ class Edit:
     """Which held-out view --picture shows."""
 
     def main(self) -> None:
-        from nerfstudio.utils.rich_utils import CONSOLE
-        from rich.markup import escape
 
         from gradiseg_ns import sources
         from gradiseg_ns.edit_script import ACTIONS, Script
@@ -106,12 +106,11 @@ class Edit:
             script.save(target)
         _print_arrangement(script.arrangement)
         for number, step in enumerate(edits.steps, 1):
-            CONSOLE.print(f"{number:3}  {escape(step.label)}", soft_wrap=True)
+            say(f"{number:3}  {step.label}")
         arrangement = script.arrangement
-        CONSOLE.print(
+        say(
             f"{len(edits.steps)} edits; {int(arrangement.visible.sum())} Gaussians are shown, {len(splat)} were trained. "
-            + (f"Saved {target}" if changed or self.output is not None else "Nothing was changed."),
-            soft_wrap=True,
+            + (f"Saved {target}" if changed or self.output is not None else "Nothing was changed.")
         )
 
     def _draw(self, run: Run, script: Any, path: Path) -> None:
@@ -154,6 +153,11 @@ class Export:
     """Where the files go; a folder `export` beside the run's config.yml unless given."""
     edits: bool = True
     """As edited, without what is hidden; --no-edits writes the splat as it was trained."""
+    ids: bool = True
+    """A PLY keeps the object id of every Gaussian; --no-ids leaves the property out, for programs that read no other properties
+    than 3DGS has (SIBR). Separate files never have it."""
+    frame: Literal["nerfstudio", "original"] = "nerfstudio"
+    """Coordinates: those of nerfstudio's training, or the original ones of COLMAP or transforms.json."""
     device: str | None = None
     """cpu or cuda; CUDA if there is any, unless given."""
 
@@ -161,7 +165,7 @@ class Export:
         from nerfstudio.utils.rich_utils import CONSOLE
 
         from gradiseg_ns import sources
-        from gradiseg_ns.scene.export import export_objects
+        from gradiseg_ns.scene.export import OLDER, export_objects
 
         run = sources.load_run(self.config, self.device or _default_device())
         splat, table = _edited_splat(run) if self.edits else _labelled_splat(run)
@@ -172,7 +176,10 @@ class Export:
             if len(splat) == 0:
                 raise SourceError(f"--objects {' '.join(self.objects)}: no Gaussian belongs to them.")
             table = _rows_of(table, chosen)
+        if self.frame == "original":
+            splat = sources.in_original_frame(splat, run)
         folder = self.output_dir or run.config_path.parent / "export"
+        older = _names_in(Path(folder) / OLDER)
         with CONSOLE.status("Writing files"):
             written = export_objects(
                 folder,
@@ -181,25 +188,31 @@ class Export:
                 colors=_colors(table),
                 format=self.format,
                 separate=self.separate,
+                ids=self.ids,
             )
         count = _print_export(written[-1], None if self.separate else written[0].name)
         size = sum(path.stat().st_size for path in written) / 1e6
-        CONSOLE.print(
-            f"Saved {count} Gaussians, {size:.1f} MB in {len(written)} files: {folder}", soft_wrap=True
-        )
+        say(f"Saved {count} Gaussians, {size:.1f} MB in {len(written)} files: {folder}")
+        moved = sorted(_names_in(Path(folder) / OLDER) - older)
+        if moved:
+            say(f"Of an export before this one, moved to {Path(folder) / OLDER}: {', '.join(moved)}")
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 @dataclass
 class Import:
     """Make a gradiseg run of a 3DGS PLY, for ns-viewer, ns-eval and ns-render.
 
-    Its Gaussians must be in nerfstudio's frame, as those of ns-export, `gradiseg export` and `gradiseg lift --load-config`
-    are, and of what an editor made of such a file without moving it. Object ids (`object_id`) and names (`<stem>.objects.json`)
-    are taken over; without ids, everything is one object.
+    Its Gaussians are in nerfstudio's frame, as those of ns-export, `gradiseg export` and `gradiseg lift --load-config`, or in the
+    original one of COLMAP or transforms.json, as those of other programs, and are then moved. Object ids (`object_id`) and names
+    (`<stem>.objects.json`) are taken over; without ids, everything is one object.
     """
 
     file: tyro.conf.Positional[Path]
-    """A 3DGS PLY, not compressed."""
+    """A 3DGS PLY. Compressed ones and SPZ are read with pip install 'gradiseg-ns[compressed]'."""
     load_config: Path | None = None
     """A run of gradiseg or splatfacto whose data and options are taken: its config.yml, or the folder it is in. Only open
     runs you trust: nerfstudio's config.yml can execute code."""
@@ -210,14 +223,17 @@ class Import:
     output_dir: Path | None = None
     """With --data, the run goes to <output-dir>/<scene>/gradiseg-lite/<file>-imported; `outputs` unless given. With
     --load-config it goes beside that run."""
+    frame: Frame = "auto"
+    """Coordinates of the PLY: those of nerfstudio's training, the original ones of COLMAP or transforms.json, or whichever of the two
+    looks like the photos."""
     device: str | None = None
     """cpu or cuda; CUDA if there is any, unless given."""
 
     def main(self) -> None:
-        from nerfstudio.utils.rich_utils import CONSOLE
 
-        from gradiseg_ns.run_files import objects_of_run, write_gradiseg_run
+        from gradiseg_ns.run_files import check_free, objects_of_run, write_gradiseg_run
         from gradiseg_ns.scene.ply import read_objects, read_ply
+        from gradiseg_ns.sources import find_frame, in_nerfstudio_frame
         from gradiseg_ns.votes.identities import encode, spread_codes
 
         device = self.device or _default_device()
@@ -230,13 +246,18 @@ class Import:
         splat = read_ply(self.file).to(device)
         found = read_objects(self.file)
         run, scene = self._origin(splat, device)
-        if splat.labels is None:
-            splat.labels = torch.zeros(len(splat), dtype=torch.int32, device=device)
+        check_free(run, "imported")
+        if splat.labels is None:  # one object: the one that the sidecar names, if it names one
+            one = found.ids[0] if found is not None and len(found) == 1 else 0
+            splat.labels = torch.full((len(splat),), one, dtype=torch.int32, device=device)
         names = _names(objects_of_run(run)) if run.is_gradiseg else scene.object_names
         objects = _table_of(splat.labels, found, names)
         cameras = scene.training_cameras(_VIEWS)
-        _check_frame(splat, cameras, self.file)
+        splat = in_nerfstudio_frame(
+            splat, scene, find_frame(splat, scene, run.background.to(device), self.frame, part=True)
+        )
 
+        assert splat.labels is not None
         model: Any = run.config.pipeline.model
         codes = spread_codes(len(objects), getattr(model, "identity_dim", 16)).to(device)
         encoding = encode(objects.classes_of(splat.labels), codes)
@@ -252,10 +273,9 @@ class Import:
             suffix="imported", model_options=options, replace=False,
         )  # fmt: skip
         unknown = int((splat.labels < 0).sum())
-        CONSOLE.print(
+        say(
             f"{len(splat)} Gaussians, {len(objects)} objects, {unknown} Gaussians without an object. "
-            f"Saved a gradiseg run: ns-viewer --load-config {written}",
-            soft_wrap=True,
+            f"Saved a gradiseg run: ns-viewer --load-config {written}"
         )
 
     def _origin(self, splat: Splat, device: str) -> tuple[Run, Scene]:
@@ -273,7 +293,8 @@ class Import:
         config.data = config.pipeline.datamanager.data = self.data
         config.output_dir = self.output_dir or Path("outputs")
         config.machine.device_type = torch.device(device).type
-        config.timestamp = safe_name(self.file.stem) or "splat"
+        digest = hashlib.sha256(self.file.stem.encode("utf-8", "backslashreplace")).hexdigest()[:6]
+        config.timestamp = safe_name(self.file.stem) or f"splat-{digest}"  # of each name another one
         step = config.max_num_iterations - 1
         folder = config.get_base_dir()
         run = Run(folder / "config.yml", config, folder / f"step-{step:09d}.ckpt", step, {}, splat)
@@ -309,7 +330,6 @@ def _edited_splat(run: Run) -> tuple[Splat, ObjectTable]:
     Raises:
         SourceError, EditError: the run has no objects, the edits cannot be read, or leave nothing.
     """
-    from nerfstudio.utils.rich_utils import CONSOLE
 
     from gradiseg_ns.commands import edits_path
     from gradiseg_ns.scene.edits import EditList, edited_splat
@@ -322,7 +342,7 @@ def _edited_splat(run: Run) -> tuple[Splat, ObjectTable]:
     edited, arrangement = edited_splat(splat, table, edits.steps, edits.files)
     if len(edited) == 0:
         raise SourceError(f"nothing is left after the edits of {path}: everything is hidden or removed.")
-    CONSOLE.print(f"{len(edits.steps)} edits of {path}", soft_wrap=True)
+    say(f"{len(edits.steps)} edits of {path}")
     kept = [i for i in arrangement.objects.ids if i not in arrangement.hidden]
     return edited, _rows_of(arrangement.objects, kept)
 
@@ -357,21 +377,17 @@ def _rows_of(table: ObjectTable, ids: Sequence[int]) -> ObjectTable:
 
 
 def _find_objects(wanted: Sequence[str], table: ObjectTable) -> list[int]:
-    """Ids of objects by id or name, ascending; a name that several have means all of them.
+    """Ids of objects by id or name (`ObjectTable.find`), ascending.
 
     Raises:
-        SourceError: there is no such object.
+        SourceError: there is no such object, or several of that name.
     """
-    names = _names(table)
     found: set[int] = set()
     for text in wanted:
-        ids = [i for i, name in names.items() if text == str(i)] or [
-            i for i, name in names.items() if text.strip().lower() == name.strip().lower()
-        ]
-        if not ids:
-            known = ", ".join(f"{i} ({name})" for i, name in names.items())
-            raise SourceError(f"--objects {text!r}: no such object, expected ids or names among {known}.")
-        found.update(ids)
+        try:
+            found.update(table.find(text))
+        except ValueError as error:
+            raise SourceError(f"--objects {text!r}: {error}") from None
     return sorted(found)
 
 
@@ -391,17 +407,6 @@ def _table_of(labels: Tensor, found: ObjectTable | None, names: dict[int, str]) 
     colors = {} if found is None else _colors(found)
     rows = [colors.get(i, color) for i, color in zip(table.ids, table.colors.tolist(), strict=True)]
     return dataclasses.replace(table, colors=torch.tensor(rows))
-
-
-def _check_frame(splat: Splat, cameras: Sequence[Camera], file: Path) -> None:
-    """Raises SourceError if no camera sees the splat."""
-    from gradiseg_ns.model import MIN_ACCUMULATION
-
-    if not any(float(splat.render(camera)[1].max()) >= MIN_ACCUMULATION for camera in cameras):
-        raise SourceError(
-            f"none of {len(cameras)} cameras sees anything of {file}: expected a splat of the same photos in nerfstudio's "
-            "frame. One in the frame of COLMAP or of transforms.json cannot be imported."
-        )
 
 
 def _fit_scale(splat: Splat, encoding: Tensor, codes: Tensor, cameras: Sequence[Camera]) -> float:

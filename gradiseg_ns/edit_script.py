@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -59,21 +59,10 @@ class Script:
         Raises:
             EditError: there is no such object, or several of that name.
         """
-        table = self.arrangement.objects
-        found: list[int] = []
-        for word in filter(None, (part.strip() for part in text.split(","))):
-            named = [i for i, n in zip(table.ids, table.names, strict=True) if n.lower() == word.lower()]
-            if word.isdigit() and int(word) in table.ids:
-                found.append(int(word))
-            elif len(named) == 1:
-                found += named
-            else:
-                known = ", ".join(f"{i} ({n})" for i, n in zip(table.ids, table.names, strict=True))
-                what = "several objects of that name" if named else "no such object"
-                raise EditError(f"{flag} {text}: {what} as {word!r}; the scene has {known}.")
-        if not found:
-            raise EditError(f"{flag} {text}: expected ids or names of objects.")
-        return tuple(dict.fromkeys(found))
+        try:
+            return self.arrangement.objects.find(text)
+        except ValueError as error:
+            raise EditError(f"{flag} {text}: {error}") from None
 
     def centre(self, ids: Sequence[int]) -> Tensor:
         """The middle [3] of objects as they are now."""
@@ -189,6 +178,12 @@ class Script:
         keep = value.endswith("@keep")
         path = Path(value.removesuffix("@keep"))
         splat = read_ply(path)
+        if keep and (any(splat.offset) or splat.frame == "original"):
+            raise EditError(
+                f"{flag} {text}: {path} is in the original frame of COLMAP or transforms.json, so that it cannot stay where "
+                "its file has it. Leave @keep out, or give a splat in nerfstudio's frame."
+            )
+        splat = replace(splat, offset=(0.0, 0.0, 0.0))
         place = Similarity()
         if not keep:
             old, new = self._means(ids), splat.means

@@ -125,10 +125,15 @@ def write_association(folder: Path, scene: Scene, done: Associated) -> None:
         with new_folder(folder) as making:
             lookups: dict[bytes, NDArray[np.int32]] = {}
             originals = _original_cameras(scene)
+            largest = max((int(ids.max(initial=0)) for ids in done.maps), default=0)
             for i, (name, ids) in enumerate(zip(views.names, done.maps, strict=True)):
-                path = making / f"{name}.png"
+                # No PNG of one channel holds more than 16 bits.
+                path = making / (f"{name}.png" if largest < 1 << 16 else f"{name}.npy")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 distorted = _distorted(ids, originals[i], lookups)
+                if path.suffix == ".npy":
+                    np.save(path, distorted)
+                    continue
                 small = int(distorted.max(initial=0)) < 256
                 Image.fromarray(distorted.astype(np.uint8 if small else np.uint16)).save(path)
             if done.kept and scene.object_names:
@@ -195,7 +200,7 @@ def _original_cameras(scene: Scene) -> Cameras:
     """The training cameras before undistortion, at the size of the loaded photos."""
     manager = scene.manager
     cameras = deepcopy(manager.train_dataparser_outputs.cameras)
-    cameras.rescale_output_resolution(manager.config.camera_res_scale_factor)
+    cameras.rescale_output_resolution(manager.train_dataset.scale_factor)
     return cameras
 
 

@@ -144,7 +144,8 @@ class GradisegModelConfig(SplatfactoModelConfig):
     boundary: BoundaryConfig = field(default_factory=BoundaryConfig)
     """The boundary refiner's options."""
     metrics_ignore_ids: tuple[int, ...] = ()
-    """Object ids that mIoU and mBIoU leave out, such as background and table."""
+    """Object ids that mIoU and mBIoU leave out, such as background and table. Ids that only stand where photos show nothing
+    (transparent; for id 0 also plain black or white) are left out anyway."""
 
 
 def apply_schedule(config: GradisegModelConfig) -> Schedule:
@@ -655,7 +656,8 @@ class GradisegModel(SplatfactoModel):
         if self.config.sh_degree == 0:
             params["features_dc"] = RGB2SH(params["features_dc"].sigmoid())
         splat = Splat.from_parameters(params, antialiased=self.config.rasterize_mode == "antialiased")
-        return dataclasses.replace(splat, labels=arrangement.object_ids.to(torch.int32))
+        labels = arrangement.object_ids.to(torch.int32)
+        return dataclasses.replace(splat, labels=labels, frame="nerfstudio", up="z")
 
     @torch.no_grad()
     def look(

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.commands import caller, edits_path, listen_locally
+from gradiseg_ns.console import say
 from gradiseg_ns.data.datamanager import GradisegDataManager
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.model import GradisegModel
@@ -73,11 +74,16 @@ class GradisegPipeline(VanillaPipeline):
         super().__init__(config, device, test_mode, **kwargs)
         start = self.model.config.start_from
         if start is not None and test_mode == "val":
-            from gradiseg_ns.sources import load_splat
+            from gradiseg_ns.sources import SourceError, load_splat
 
             splat = load_splat(Path(start))
+            if splat.frame == "original" or any(splat.offset):
+                raise SourceError(
+                    f"--pipeline.model.start-from {start}: this splat is in the original frame of COLMAP or "
+                    "transforms.json, expected one in nerfstudio's. `gradiseg import` moves it: start from the run it makes."
+                )
             self.model.adopt(splat)
-            CONSOLE.print(f"Starting from the {len(splat)} Gaussians of {start}.")
+            say(f"Starting from the {len(splat)} Gaussians of {start}.")
         self._prepare_editing()
 
     def _prepare_editing(self) -> None:
@@ -103,7 +109,7 @@ class GradisegPipeline(VanillaPipeline):
             CONSOLE.print(f"[bold red]The edits are left out:[/bold red] {escape(str(error))}")
             return
         self.model.editing.always = who.kind == "render"
-        CONSOLE.print(f"{len(self.model.editing.edits.steps)} edits of {path}")
+        say(f"{len(self.model.editing.edits.steps)} edits of {path}")
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -214,7 +220,7 @@ class GradisegPipeline(VanillaPipeline):
             trainer.config.pipeline.datamanager.masks_dir = str(folder.resolve())
             trainer.config.pipeline.model.associate = "off"
             trainer.config.save_config()
-            CONSOLE.print(f"Associated masks: {folder}")
+            say(f"Associated masks: {folder}")
         for item, ids in zip(manager.cached_train, done.maps, strict=True):
             item["id_map"] = torch.from_numpy(ids)[..., None].to(item["id_map"].device, torch.int32)
         if not done.kept:
@@ -249,12 +255,13 @@ class GradisegPipeline(VanillaPipeline):
         del step
         self.eval()
         model = self.model
+        ignored = self._ignored_ids(told=get_std)
         masks = MaskMetrics(
             object_ids=model.objects.ids,
-            ignore_ids=model.config.metrics_ignore_ids,
+            ignore_ids=ignored,
             names=model.objects.names,
         )
-        cut_outs = ExtractionMetrics(model.config.metrics_ignore_ids)
+        cut_outs = ExtractionMetrics(ignored)
         if get_std:
             self.label_gaussians()
         rows: list[dict[str, float]] = []
@@ -296,7 +303,7 @@ class GradisegPipeline(VanillaPipeline):
                 table = _table_path("objects")
                 if table is not None:
                     write_table(table, scores)
-                    CONSOLE.print(f"Saved the table per object to: {table}")
+                    say(f"Saved the table per object to: {table}")
         if get_std:
             self.view_scores, self.floater_score = views, self.floaters()
             worst, floating = worst_view(views), self.floater_score
@@ -309,7 +316,7 @@ class GradisegPipeline(VanillaPipeline):
             table = _table_path("views")
             if table is not None:
                 write_views(table, views)
-                CONSOLE.print(f"Saved the table per view to: {table}")
+                say(f"Saved the table per view to: {table}")
         self.train()
         if not get_std:  # tensorboard's writer takes numbers only
             return {key: value for key, value in metrics.items() if value is not None}
@@ -349,13 +356,27 @@ class GradisegPipeline(VanillaPipeline):
                 outputs = model.get_outputs_for_camera(camera=camera)
             name, miou = self._view_name(batch, index), None
             if outputs.object_ids is not None and model.config.identity:  # type: ignore[attr-defined]
-                masks = MaskMetrics(ignore_ids=model.config.metrics_ignore_ids)
+                masks = MaskMetrics(ignore_ids=self._ignored_ids())
                 miou = masks.update(name, outputs.object_ids.cpu(), batch["id_map"][..., 0].cpu())  # type: ignore
             views.append(ViewScore(name, *model.psnr_of(outputs, batch), miou))
         told = summary(views, self.floaters())
         if told is not None:
             CONSOLE.print(escape(told))
         model.train()
+
+    def _ignored_ids(self, told: bool = False) -> tuple[int, ...]:
+        """Ids without a row in the metrics: those that the user leaves out, and those that stand for nothing."""
+        asked = self.model.config.metrics_ignore_ids
+        empty = (
+            [i for i in self.datamanager.empty_ids if i not in asked] if self.model.config.identity else []
+        )
+        if empty and told:
+            ids = ", ".join(map(str, empty))
+            CONSOLE.print(
+                f"The id {ids} is only where photos show nothing (transparent, or plain black or white): no Gaussian is there, and "
+                "the metrics leave it out."
+            )
+        return (*asked, *empty)
 
     def _view_name(self, batch: dict[str, Any], index: int) -> str:
         """What a held-out view's photo is called."""

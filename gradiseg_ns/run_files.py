@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from gradiseg_ns.console import say
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.files import new_folder
 from gradiseg_ns.scene.objects import ObjectTable
@@ -52,8 +52,8 @@ def labels_of_run(run: Run) -> Tensor:
     try:
         cameras = run.scene(maps=False).training_cameras(VIEWS)
     except (OSError, ValueError, AssertionError) as error:
-        CONSOLE.print(
-            f"[yellow]The photos of {run.config_path} cannot be found ({error}): labels are those of the encodings, with "
+        say(
+            f"The photos of {run.config_path} cannot be found ({error}): labels are those of the encodings, with "
             "more of the surroundings than the votes of views would leave."
         )
         return objects.ids_of(classify(identity)).to(torch.int32)
@@ -96,12 +96,8 @@ def write_gradiseg_run(
     Raises:
         SourceError: There is such a folder, and it is not to be replaced.
     """
-    from gradiseg_ns import config as register
-
-    config: Any = copy.deepcopy(run.config if run.is_gradiseg else register.gradiseg_lite.config)
+    config = _new_config(run, suffix)
     if not run.is_gradiseg:
-        for name in ("output_dir", "experiment_name", "data", "machine", "relative_model_dir"):
-            setattr(config, name, copy.deepcopy(getattr(run.config, name)))
         config.pipeline.datamanager = copy.deepcopy(scene.manager.config)
         for name in ("sh_degree", "rasterize_mode", "background_color"):
             setattr(config.pipeline.model, name, getattr(run.config.pipeline.model, name))
@@ -109,7 +105,6 @@ def write_gradiseg_run(
         config.pipeline.datamanager.masks_dir = masks_dir
     for name, value in (model_options or {}).items():
         setattr(config.pipeline.model, name, value)
-    config.timestamp = f"{run.config.timestamp}-{suffix}"
     _check_free(config, replace)
     config.load_dir = config.load_checkpoint = config.load_step = config.pipeline.model.start_from = None
     pipeline: Any = config.pipeline.setup(device=str(splat.means.device), test_mode="test")
@@ -125,6 +120,27 @@ def write_gradiseg_run(
         model.update_to_step(run.step)
         model.set_labels(objects.classes_of(splat.labels))
     return save_run(run, config, pipeline.state_dict(), scene, replace=replace)
+
+
+def check_free(run: Run, suffix: str) -> None:
+    """Look before the work is done whether `write_gradiseg_run` may write.
+
+    Raises:
+        SourceError: there is a folder of that name.
+    """
+    _check_free(_new_config(run, suffix), False)
+
+
+def _new_config(run: Run, suffix: str) -> Any:
+    """The configuration of a gradiseg run beside an old one."""
+    from gradiseg_ns import config as register
+
+    config: Any = copy.deepcopy(run.config if run.is_gradiseg else register.gradiseg_lite.config)
+    if not run.is_gradiseg:
+        for name in ("output_dir", "experiment_name", "data", "machine", "relative_model_dir"):
+            setattr(config, name, copy.deepcopy(getattr(run.config, name)))
+    config.timestamp = f"{run.config.timestamp}-{suffix}"
+    return config
 
 
 def write_pruned_run(run: Run, kept: Tensor) -> Path:

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from gradiseg_ns import cli, runs, sources
-from gradiseg_ns.scene.ply import read_ply, write_ply
+from gradiseg_ns.scene.ply import read_objects, read_ply, write_ply
 from gradiseg_ns.sources import SourceError
 
 from .scenes import write_scene
@@ -132,6 +132,25 @@ def test_pruning_keeps_its_promise(plain: Path, tmp_path: Path) -> None:
     assert worst <= 1 / 50 + 1e-6 and report["max_error"] <= 1 / 50
     pruned = next(plain.parent.glob("*-pruned/config.yml"))
     assert len(sources.load_run(pruned).splat) == len(after)
+
+
+def test_a_ply_keeps_what_it_calls_its_objects(plain: Path, scene: Path, tmp_path: Path) -> None:
+    splat = sources.load_run(plain).splat
+    splat.labels = (splat.means[:, 2] > splat.means[:, 2].median()).to(torch.int32)
+    path = write_ply(tmp_path / "named.ply", splat, names={1: "Grandma's cup"}, colors={1: (1.0, 0.0, 1.0)})
+    cli.Prune(ply=path, data=scene, max_error="1/20", device="cpu").main()
+    table = read_objects(tmp_path / "pruned.ply")
+    assert table is not None and table.ids[:2] == (0, 1)
+    assert table.names[:2] == ("floor", "Grandma's cup"), "the scene's name where the splat has none"
+    assert table.colors[1].tolist() == [1, 0, 1]
+    # a lift replaces what the file said of objects, ids or not
+    splat.labels = None
+    splat.extra = {"object_id": torch.arange(len(splat)) / 2, "label_confidence": torch.ones(len(splat))}
+    path = write_ply(tmp_path / "[/old].ply", splat)
+    cli.Lift(ply=path, data=scene, output_dir=tmp_path / "out [/b]", device="cpu").main()
+    lifted = read_ply(tmp_path / "out [/b]" / "lifted.ply")
+    assert lifted.labels is not None and {0, 1, 7} <= set(lifted.labels.tolist())
+    assert list(lifted.extra) == ["label_confidence"] and lifted.frame == "nerfstudio"
 
 
 def test_associating_masks_writes_a_new_folder_and_touches_no_old_one(

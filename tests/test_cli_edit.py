@@ -169,6 +169,69 @@ def test_a_ply_of_others_and_a_folder_of_photos(scene: Path, run: Path, tmp_path
         Import(path, data=scene, output_dir=tmp_path / "out", device="cpu").main()
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_the_original_frame_and_back(run: Path, tmp_path: Path, said: bool) -> None:
+    """`export --frame original` is what other programs show of COLMAP's scene; `import` finds that out, also from pictures."""
+    Export(run, frame="original", output_dir=tmp_path / "out", device="cpu").main()
+    ply = tmp_path / "out" / "scene.ply"
+    source = sources.load_run(run)
+    there = read_ply(ply)
+    assert there.frame == "original"
+    outputs = source.scene(maps=False).manager.train_dataparser_outputs
+    moved = outputs.dataparser_scale * (
+        there.means @ outputs.dataparser_transform[:, :3].T + outputs.dataparser_transform[:, 3]
+    )
+    assert float((moved - source.splat.means).abs().max()) < 1e-4
+    assert float((there.means - source.splat.means).abs().max()) > 0.1
+    if not said:
+        ply.write_bytes(ply.read_bytes().replace(b"comment Frame: original\n", b""))
+        assert read_ply(ply).frame is None
+    Import(ply, load_config=run, device="cpu").main()
+    imported = sources.load_run(run.parent / "run-imported")
+    assert float((imported.splat.means - source.splat.means).abs().max()) < 1e-4
+    assert torch.equal(run_files.labels_of_run(imported), labels_of(run))
+    before, after = shown(run / "config.yml"), shown(imported.config_path)
+    assert float((before["rgb"] - after["rgb"]).abs().mean()) < 1e-3
+    if said:
+        with pytest.raises(SourceError, match="original frame"):
+            sources.load_run(run)  # untouched
+            config: Any = runs.make_config("gradiseg-lite", tmp_path, tmp_path, steps=5, device="cpu")
+            config.pipeline.datamanager = source.scene(maps=False).manager.config
+            config.pipeline.model.start_from = ply
+            config.pipeline.setup(device="cpu", test_mode="val")
+
+
+def test_names_of_files_are_no_markup(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("kitchen [final]", "x [/new]", "[red]"):
+        Export(run, objects=("1",), output_dir=tmp_path / name, device="cpu").main()
+        assert f"{tmp_path}/{name}\n" in capsys.readouterr().out
+    other = tmp_path / "[bold] 点云.ply"
+    write_ply(other, read_ply(tmp_path / "[red]" / "scene.ply"))
+    edit(run, "--swap", f"1={other}", "--rename", "7=[/b] ball")
+    assert "rename 7=[/b] ball" in capsys.readouterr().out
+
+
+def test_an_import_is_refused_before_the_work(
+    scene: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And files whose names have nothing in common but that no Latin letter is in them are told apart."""
+    splat = sources.load_run(run).splat
+    for stem in ("点云", "スキャン"):
+        Import(
+            write_ply(tmp_path / f"{stem}.ply", splat), data=scene, output_dir=tmp_path, device="cpu"
+        ).main()
+    folder = tmp_path / "balls" / "gradiseg-lite"
+    assert len(list(folder.glob("splat-??????-imported"))) == 2
+    monkeypatch.setattr(sources, "find_frame", lambda *_, **__: pytest.fail("worked first"))
+    with pytest.raises(SourceError, match="exists already"):
+        Import(tmp_path / "点云.ply", data=scene, output_dir=tmp_path, device="cpu").main()
+
+
+def test_an_object_without_its_property(run: Path, tmp_path: Path) -> None:
+    Export(run, output_dir=tmp_path / "out", ids=False, device="cpu").main()
+    assert read_ply(tmp_path / "out" / "scene.ply").labels is None
+
+
 def test_bad_input_names_what_was_found(scene: Path, run: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file"):
         Export(tmp_path, device="cpu").main()

@@ -15,16 +15,18 @@ from nerfstudio.data.datamanagers.full_images_datamanager import (
     FullImageDatamanager,
     FullImageDatamanagerConfig,
 )
+from nerfstudio.data.dataparsers.base_dataparser import DataParser
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 from rich.markup import escape
 
-from gradiseg_ns.data.agreement import IdAgreement, id_agreement
+from gradiseg_ns.data.agreement import IdAgreement, explain, id_agreement
 from gradiseg_ns.data.background import background_points
 from gradiseg_ns.data.dataset import InstanceDataset, size_warning, warn
 from gradiseg_ns.data.free_space import FreeSpace, Frusta
 from gradiseg_ns.data.id_maps import (
+    IGNORE,
     MASKS_FLAG,
     IdMapError,
     IdScan,
@@ -36,8 +38,25 @@ from gradiseg_ns.data.id_maps import (
     undistort_id_map,
     undistortion_lookup,
 )
+from gradiseg_ns.data.map_values import (
+    IGNORE_FLAG,
+    empty_ids,
+    one_id_only,
+    seems_unlabelled,
+    soft_edges,
+    some,
+    without,
+)
+from gradiseg_ns.data.parsers import Reading, lead
 from gradiseg_ns.data.photo_agreement import agreed_on
-from gradiseg_ns.data.poses import PoseError, check_cameras, check_colmap, check_transforms
+from gradiseg_ns.data.poses import (
+    PoseError,
+    check_cameras,
+    check_colmap,
+    check_sizes,
+    check_transforms,
+    check_view,
+)
 from gradiseg_ns.data.tracks import colmap_tracks
 
 try:
@@ -56,6 +75,8 @@ class GradisegDataManagerConfig(FullImageDatamanagerConfig):
     of the photo's name. A map that a frame of transforms.json names (object_mask_path) goes first."""
     eval_masks_dir: str | None = None
     """Folder of the id maps that evaluation compares with. The training folder unless given."""
+    ignore_ids: tuple[int, ...] = ()
+    """Ids in the maps that mean "no label", such as 255 or 65535: neither trained on nor evaluated."""
     background_points: bool = True
     """Start with some points far behind the scene where photos look past its sparse points."""
     require_maps: bool = True
@@ -73,7 +94,8 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
     and viewing never fail because of them: they warn once and leave those views unlabelled.
 
     Raises:
-        PoseError: A pose or an intrinsic is not finite.
+        PoseError: A pose or an intrinsic is not finite; training, and they can be those of no camera, the photos have another size, or
+            the cameras do not look at the sparse points.
         IdMapError: Training, and the id maps are missing, unreadable or of another size; or
             `object_names.json` is not what it should be.
     """
@@ -81,10 +103,15 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
     config: GradisegDataManagerConfig
     train_dataset: InstanceDataset
     eval_dataset: InstanceDataset
+    reading: Reading
+    """How the files were read."""
     id_scan: IdScan | None = None
     """What occurs in the training maps; None unless training."""
     id_agreement: IdAgreement | None = None
     """Whether ids agree between views, once the training photos are loaded; None if it cannot be told."""
+    _soft_edges: bool | None = None
+    """Whether the training maps have soft edges; None if they were not looked at."""
+    _empty_ids: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -105,8 +132,12 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
             check_transforms(config.data if config.data is not None else parser.data)
         try:
             super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
-            check_cameras(self.train_dataset.cameras, self.train_dataset.image_filenames)
-            check_cameras(self.eval_dataset.cameras, self.eval_dataset.image_filenames)
+            for dataset in (self.train_dataset, self.eval_dataset):
+                check_cameras(dataset.cameras, dataset.image_filenames)
+                if test_mode == "val":  # else photos are only opened when they are needed
+                    check_sizes(dataset.cameras, dataset.image_filenames, dataset.scale_factor)
+            if test_mode == "val":
+                self._check_view()
         except (PoseError, ArithmeticError, RuntimeError, ValueError):
             if colmap:  # only now: reading a large model twice takes long
                 check_colmap(Path(parser.data) / parser.colmap_path)
@@ -117,12 +148,69 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
 
     # ------------------------------------------------------------------------------------------------- set-up
 
+    @property
+    def dataparser(self) -> DataParser:
+        """Who reads the files, led by :mod:`gradiseg_ns.data.parsers`."""
+        return self._dataparser
+
+    @dataparser.setter
+    def dataparser(self, parser: DataParser) -> None:
+        self._dataparser = parser
+        self.reading = lead(parser, strict=self.test_mode == "val")
+
+    def create_train_dataset(self) -> InstanceDataset:
+        """The training photos, resized where there are no smaller ones on disk."""
+        return self.dataset_type(self.train_dataparser_outputs, self._photo_scale)
+
+    def create_eval_dataset(self) -> InstanceDataset:
+        """The held-out photos."""
+        return self.dataset_type(
+            self.dataparser.get_dataparser_outputs(split=self.test_split), self._photo_scale
+        )
+
+    @property
+    def _photo_scale(self) -> float:
+        return self.config.camera_res_scale_factor * self.reading.photo_scale
+
+    def _check_view(self) -> None:
+        """Whether the cameras look at the sparse points, with a warning if that is doubtful."""
+        points, outputs = self.points, self.train_dataparser_outputs
+        if points is None:
+            return
+        matrix = torch.eye(4, dtype=torch.float64)
+        matrix[:3] = outputs.dataparser_transform.double()
+        moved = outputs.metadata.get("moved_by")
+        if moved is not None:  # float32 has to hold what is tried
+            matrix[:3, 3] += matrix[:3, :3] @ torch.tensor(moved, dtype=torch.float64)
+        back, scale = torch.linalg.inv(matrix), outputs.dataparser_scale
+
+        def to_original(given: torch.Tensor) -> torch.Tensor:
+            given = given.clone()
+            if given.ndim == 2:
+                return given / scale @ back[:3, :3].T + back[:3, 3]
+            given[:, :3, 3] /= scale
+            return back @ given
+
+        names = [path.name for path in self.train_dataset.image_filenames]
+        try:
+            doubt = check_view(
+                frusta_of(self.train_dataset.cameras), points.float().cpu(), names, to_original
+            )
+        except PoseError as error:
+            raise PoseError(f"{self.reading.source}: {error}") from None
+        if doubt is not None:
+            warn(f"{self.reading.source}: {doubt}")
+
     def _set_up_id_maps(self) -> None:
         config, training = self.config, self.test_mode == "val" and self.config.require_maps
         data = Path(config.dataparser.data)
         own_eval_maps = config.eval_masks_dir is not None
         train, evaluation = self.train_dataset, self.eval_dataset
-        train.set_id_maps(data, config.masks_dir, other_images=evaluation.image_filenames, strict=training)
+        names = self._object_names(data_folder(data), strict=training)
+        train.set_id_maps(
+            data, config.masks_dir, other_images=evaluation.image_filenames, strict=training,
+            ignore_ids=config.ignore_ids, names=names,
+        )  # fmt: skip
         # A folder given for evaluation is meant: it goes before what transforms.json names for training.
         evaluation.set_id_maps(
             data,
@@ -131,10 +219,15 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
             other_images=() if own_eval_maps else train.image_filenames,
             strict=training and own_eval_maps,
             flag="--pipeline.datamanager.eval-masks-dir" if own_eval_maps else MASKS_FLAG,
+            ignore_ids=config.ignore_ids,
+            names=names,
+            like=train,
         )
-        train.metadata["object_names"] = self._object_names(data_folder(data), strict=training)
+        train.metadata["object_names"] = names
         if training:
             self.id_scan = self._scan_training_maps()
+            evaluation.unlabelled_ids = train.unlabelled_ids
+            train.metadata["object_names"] = {**train.merged_names, **names}
             train.metadata["object_ids"] = self.id_scan.ids
             if own_eval_maps:
                 _scan(evaluation)
@@ -153,7 +246,7 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
             return {}
 
     def _scan_training_maps(self) -> IdScan:
-        scan = _scan(self.train_dataset)
+        scan = self._what_values_mean(_scan(self.train_dataset))
         if not scan.ids:
             raise IdMapError(
                 f"The {len(scan.shapes)} id maps of the training views hold no labels at all "
@@ -161,13 +254,112 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
             )
         views, labelled = len(self.train_dataset), len(scan.shapes)
         ids = ", ".join(map(str, scan.ids[:12])) + (f", ... {scan.ids[-1]}" if len(scan.ids) > 12 else "")
-        missing = f"; the other {views - labelled} count as unlabelled" if labelled < views else ""
+        train = self.train_dataset
+        without_map = [
+            p.name for p, m in zip(train.image_filenames, train.id_map_filenames, strict=True) if m is None
+        ]
+        missing = (
+            f"; the other {views - labelled} ({some(without_map)}) count as unlabelled" if without_map else ""
+        )
         CONSOLE.print(
             escape(
                 f"Id maps: {labelled} of {views} training views{missing}. {len(scan.ids)} object ids: {ids}."
             )
         )
         return scan
+
+    def _what_values_mean(self, scan: IdScan) -> IdScan:
+        """What the training maps hold without what are no labels: soft edges, and maps of views that nobody labelled."""
+        train, ignored = self.train_dataset, set(self.config.ignore_ids)
+        rims = soft_edges(scan, ignored)
+        if rims:
+            share = sum(scan.pixels[i] for i in rims) / max(1, sum(scan.pixels.values()))
+            warn(
+                f"{len(rims)} of the {len(scan.ids)} ids ({some(rims)}) only occur as a thin line between others, on {share:.0%} of "
+                "all pixels: the id maps have soft edges, as of antialiasing or of resizing with interpolation. Those pixels count "
+                "as unlabelled. Make the maps with hard edges (nearest neighbour)."
+            )
+            train.unlabelled_ids = train.unlabelled_ids | set(rims)
+        self._soft_edges = bool(rims)
+        hints = seems_unlabelled(scan, ignored)
+        if hints:
+            flags = " ".join(map(str, hints))
+            warn(
+                f"the id {some(hints)} looks like 'not labelled' (a thin rim along the objects, or far beyond all other ids), and is "
+                f"an object like any other here. If it means that, say {IGNORE_FLAG} {flags}."
+            )
+        labelled = [i for i, path in enumerate(train.id_map_filenames) if path is not None]
+        single = [labelled[k] for k in one_id_only(scan.ids_of_maps)]
+        dropped = [i for i in single if self._held_back(train.image_filenames[i])]
+        told = [i for i in single if i not in dropped]
+        if dropped:
+            names = [train.image_filenames[i].name for i in dropped]
+            warn(
+                f"{len(dropped)} photos ({some(names)}) are not in images_train, and their id maps hold one id only: they are test "
+                "views without labels, and count as unlabelled."
+            )
+            train.drop_maps(dropped)
+        if told:
+            names = [
+                f"{train.image_filenames[i].name} only {scan.ids_of_maps[labelled.index(i)][0]}" for i in told
+            ]
+            warn(
+                f"the id maps of {len(told)} of {len(labelled)} views hold one id only ({some(names)}), while the others hold "
+                "several. They teach that nothing else is there: if nobody labelled these views, remove their maps."
+            )
+        if not rims and not dropped:
+            return scan
+        return _scan(train)
+
+    def _clean(self, cached: list[dict[str, torch.Tensor]], split: Literal["train", "eval"]) -> None:
+        """Take soft edges out of loaded maps, where the scan of the training maps did not do it."""
+        own_eval_maps = split == "eval" and self.config.eval_masks_dir is not None
+        done = self._soft_edges is False or (self._soft_edges is True and split == "train")
+        if not cached or (done and not own_eval_maps):
+            return
+        maps = [data["id_map"][..., 0].numpy() for data in cached]
+        if self._soft_edges and not own_eval_maps:  # held-out views have other shades of the same edges
+            known = set(self.train_dataset.metadata["object_ids"])
+            rims = sorted({i for ids in maps for i in np.unique(ids).tolist() if i >= 0 and i not in known})
+        else:
+            rims = soft_edges(scan_object_ids([""] * len(maps), progress=False, read=maps.__getitem__))
+        if not rims:
+            return
+        if not self._soft_edges:
+            warn(
+                f"the id maps have soft edges: {len(rims)} ids ({some(rims)}) of thin lines count as unlabelled."
+            )
+        for data, ids in zip(cached, maps, strict=True):
+            data["id_map"] = torch.from_numpy(without(rims, ids, IGNORE))[..., None]
+
+    def _forget_blank(self, cached: list[dict[str, torch.Tensor]]) -> None:
+        """Unlabel held-out views whose maps are blank because they are test views (see `_what_values_mean`)."""
+        blank = []
+        for data, photo in zip(cached, self.eval_dataset.image_filenames, strict=True):
+            ids = data["id_map"]
+            if int(ids.max()) >= 0 and int(ids.max()) == int(ids.min()) and self._held_back(photo):
+                data["id_map"] = torch.full_like(ids, IGNORE)
+                blank.append(photo.name)
+        if blank:
+            warn(
+                f"{len(blank)} held-out photos ({some(blank)}) are not in images_train, and their id maps hold one id only: "
+                "nothing is compared with them. Name a folder of true maps with --pipeline.datamanager.eval-masks-dir."
+            )
+
+    def _held_back(self, photo: Path) -> bool:
+        """Whether a photo is missing from images_train, where LERF-Mask keeps the training views."""
+        folder = data_folder(self.config.dataparser.data) / "images_train"
+        names = {entry.stem for entry in folder.iterdir()} if folder.is_dir() else set()
+        return bool(names) and photo.stem not in names
+
+    @property
+    def empty_ids(self) -> tuple[int, ...]:
+        """Ids that stand for nothing in the evaluation views: transparent, plain black or plain white there
+        (:func:`gradiseg_ns.data.map_values.empty_ids`). Metrics give them no row."""
+        if self._empty_ids is None:
+            items = ((d["image"].cpu().numpy(), d["id_map"][..., 0].cpu().numpy()) for d in self.cached_eval)
+            self._empty_ids = tuple(empty_ids(items))
+        return self._empty_ids
 
     # ------------------------------------------------------------------------------------------------ loading
 
@@ -179,9 +371,14 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
             # "cpu" pins memory, which needs CUDA. "gpu" means: on the device, and here that is the CPU.
             cache_images_device = "gpu"
         dataset = self.train_dataset if split == "train" else self.eval_dataset
+        if self.test_mode != "val":  # else it is done
+            check_sizes(dataset.cameras, dataset.image_filenames, dataset.scale_factor)
         # Loading replaces the intrinsics by those of the undistorted photos; the maps need the ones before.
         distorted = deepcopy(dataset.cameras)
         cached = super()._load_images(split, cache_images_device)
+        self._clean(cached, split)
+        if split == "eval":
+            self._forget_blank(cached)
         self._undistort_id_maps(cached, distorted)
         if split == "train" and self.test_mode == "val" and self.config.require_maps:
             self._report_agreement(cached)
@@ -214,24 +411,21 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
             return
         cameras = self.train_dataset.cameras
         paths = self.train_dataset.id_map_filenames
-        self.id_agreement = id_agreement(
-            [
-                None if path is None else data["id_map"][..., 0].numpy()
-                for path, data in zip(paths, cached, strict=True)
-            ],
+        maps = [
+            None if path is None else data["id_map"][..., 0].numpy()
+            for path, data in zip(paths, cached, strict=True)
+        ]
+        seen = (
             viewmats_of(cameras),
-            cameras.get_intrinsics_matrices().numpy(),
+            cameras.get_intrinsics_matrices().cpu().numpy(),
             points.cpu().numpy(),
         )
-        found = self.id_agreement
-        if found is not None and not found.consistent:
-            warn(
-                f"the object ids do not agree between views: of {found.pairs} pairs of views that see the "
-                f"same scene point {found.agreement:.0%} show the same id, and chance alone would give "
-                f"{found.chance:.0%}. An object needs the same id in every view. Associate the maps first "
-                "(`gradiseg associate --help`), or on the way (--pipeline.model.associate auto); without, "
-                "training goes on, but expect a poor segmentation."
-            )
+        self.id_agreement = found = id_agreement(maps, *seen)
+        photos = [data["image"][..., :3].cpu().numpy() for data in cached]
+        names = [path.name for path in self.train_dataset.image_filenames]
+        told = explain(found, maps, photos, *seen, names=names)
+        if told is not None:
+            warn(told)
 
     # -------------------------------------------------------------------------------------------------- space
 
@@ -290,7 +484,7 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
     def next_train(self, step: int) -> tuple[Cameras, dict]:
         """The next training view: its camera, which stays on the host (its size is read there), and its batch."""
         camera, data = super().next_train(step)
-        index = camera.metadata["cam_idx"]
+        index = (camera.metadata or {})["cam_idx"]
         camera = self.train_dataset.cameras[index : index + 1]
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
         return camera, self._with_int32_ids(data)
@@ -332,7 +526,7 @@ def _scan(dataset: InstanceDataset) -> IdScan:
         IdMapError: A map is missing, unreadable or of another aspect.
     """
     found = [(index, path) for index, path in enumerate(dataset.id_map_filenames) if path is not None]
-    scan = scan_object_ids([path for _, path in found])
+    scan = scan_object_ids([path for _, path in found], read=lambda place: dataset.read_map(found[place][0]))
     odd: str | None = None
     for (index, path), shape in zip(found, scan.shapes, strict=True):
         camera = dataset.cameras[index]

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import time
+import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +35,9 @@ MASKS_FLAG = "--pipeline.datamanager.masks-dir"
 """The command-line flag that names the folder of id maps."""
 
 _GRAY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_GRAY_ALPHA_MODES = {"LA", "La", "PA"}
+_COLOUR_MODES = {"RGB", "RGBA", "RGBX"}
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".exr")
 _DOWNSCALED_FOLDER = re.compile(r"(.+)_\d+")
 
 
@@ -44,20 +48,23 @@ class IdMapError(ValueError):
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def read_id_map(path: str | Path) -> NDArray[np.int32]:
+def read_id_map(path: str | Path, colours: bool = False) -> NDArray[np.int32]:
     """Read one id map.
 
     Accepted are PNGs of one channel (1, 8 or 16 bits, or a palette, whose *indices* are the ids; its colours
-    mean nothing) and integer `.npy` arrays, in which any negative value is `IGNORE`.
+    mean nothing), the same with alpha (which means nothing), RGB PNGs of few flat colours, whose ids are
+    R + 256 G + 65536 B (or R where R = G = B everywhere), and integer `.npy` arrays, in which any negative
+    value is `IGNORE`.
 
     Args:
         path: File to read.
+        colours: Take the colours of a palette for ids, like those of an RGB PNG, and not its indices.
 
     Returns:
         Object ids, int32 `[H, W]`.
 
     Raises:
-        IdMapError: The file is missing, damaged, in colour, or not of integers.
+        IdMapError: The file is missing, damaged, a picture of many colours, or not of integers.
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
@@ -69,15 +76,14 @@ def read_id_map(path: str | Path) -> NDArray[np.int32]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 mode = image.mode
-                # Before decoding: a colour image is refused for what it is, even if it is damaged as well.
-                if mode not in _GRAY_MODES:
+                if mode not in _GRAY_MODES | _GRAY_ALPHA_MODES | _COLOUR_MODES:
                     raise IdMapError(
-                        f"{path} is a colour image (mode {mode}, {image.width} x {image.height}), not an id "
-                        "map. Expected one channel of object ids: a gray PNG of 8 or 16 bits, or a palette "
-                        "PNG. Colours of a visualisation cannot be turned back into ids; look for the "
-                        "tool's raw output."
+                        f"{path} is of mode {mode} ({image.width} x {image.height}), not an id map. Expected "
+                        "object ids: a gray PNG of 8 or 16 bits, a palette PNG, or an RGB PNG with "
+                        "R + 256 G + 65536 B."
                     )
                 ids = np.asarray(image)
+                palette = image.getpalette("RGB") if mode in ("P", "PA") and colours else None
     except FileNotFoundError:
         raise IdMapError(f"The id map {path} does not exist.") from None
     except IdMapError:
@@ -88,7 +94,39 @@ def read_id_map(path: str | Path) -> NDArray[np.int32]:
             f"The id map {path} cannot be read ({error}). The file is damaged or was not written to the end; "
             "write it again, or delete it to train without this view's labels."
         ) from error
+    if mode in _COLOUR_MODES:
+        return _ids_of_colours(ids, path, mode)
+    if mode in _GRAY_ALPHA_MODES:
+        ids = ids[..., 0]
+    if palette is not None:
+        codes = np.zeros((256, 3), np.int32)
+        codes.reshape(-1)[: len(palette)] = palette[: codes.size]
+        return (codes @ np.array([1, 256, 65536], np.int32))[ids].astype(np.int32)
     return ids.astype(np.int32)
+
+
+def _ids_of_colours(pixels: NDArray[np.uint8], path: Path, mode: str) -> NDArray[np.int32]:
+    """Ids of an RGB(A) image `[H, W, 3 or 4]`: R where it is gray, otherwise R + 256 G + 65536 B.
+
+    That is how DEVA, COCO panoptic and detectron2 write them; and any picture in which an object has one flat
+    colour in all views can be read so.
+    """
+    red, green, blue = (pixels[..., k].astype(np.int32) for k in range(3))
+    gray = np.array_equal(red, green) and np.array_equal(red, blue)
+    ids = red if gray else red + 256 * green + 65536 * blue
+    height, width = ids.shape
+    starts = np.ones(ids.shape, bool)  # where runs of one colour begin
+    starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    runs, colours = int(starts.sum()), len(np.unique(ids[starts]))
+    # A photo changes at every pixel; a picture with soft edges has a new colour at every border.
+    if runs - height > 0.5 * ids.size or (colours > 256 and runs < 4 * colours):
+        raise IdMapError(
+            f"{path} is a colour image (mode {mode}, {width} x {height}) of {colours} colours that change at "
+            f"{runs - height} of its {ids.size} pixels, not an id map. Expected object ids: a gray PNG of 8 or "
+            "16 bits, a palette PNG, or an RGB PNG of few flat colours (R + 256 G + 65536 B). A photo, or a "
+            "picture with soft edges, cannot be turned into ids; look for the tool's raw output."
+        )
+    return ids
 
 
 def _read_npy(path: Path) -> NDArray[np.int32]:
@@ -103,7 +141,7 @@ def _read_npy(path: Path) -> NDArray[np.int32]:
     if ids.ndim != 2 or not (np.issubdtype(ids.dtype, np.integer) or ids.dtype == np.bool_):
         raise IdMapError(
             f"{path} holds a {ids.dtype} array of shape {list(ids.shape)}. Expected integer ids of shape "
-            "[H, W]."
+            f"[H, W].{' One mask per object has to be merged into ids first.' if ids.ndim == 3 else ''}"
         )
     if ids.size and int(ids.max()) > np.iinfo(np.int32).max:
         raise IdMapError(
@@ -290,24 +328,31 @@ def read_frame_maps(data: str | Path) -> dict[str, Path]:
             file.
 
     Returns:
-        Map from a photo's path relative to the data folder, without suffix, to the path of its id map. Empty
-        if there is no transforms file or no frame has such a key.
+        Map from a photo's path relative to the data folder (absolute if it lies elsewhere), without suffix
+        unless two photos differ in nothing else, to the path of its id map. Empty if there is no transforms
+        file or no frame has such a key.
 
     Raises:
         IdMapError: A transforms file is not readable JSON.
     """
     data_dir = data_folder(data)
-    result: dict[str, Path] = {}
+    found: list[tuple[str, str, Path]] = []
+    stems: dict[str, set[str]] = defaultdict(set)
     for path, meta in read_transforms(data):
         for frame in meta["frames"]:
+            photo = data_dir / str(frame.get("file_path", ""))
+            key_of_photo = _frame_key(photo, data_dir)
+            has_suffix = _without_suffix(photo) != photo.as_posix()
+            whole = key_of_photo + photo.suffix if has_suffix else key_of_photo
+            stems[key_of_photo].add(whole)
             for key in FRAME_KEYS:
                 if key not in frame:
                     continue
                 if not isinstance(frame[key], str):
                     raise IdMapError(f"{path}: {key} of frame {frame.get('file_path')} is not a path.")
-                result[_without_suffix(Path(str(frame.get("file_path", ""))))] = data_dir / frame[key]
+                found.append((key_of_photo, whole, data_dir / frame[key]))
                 break
-    return result
+    return {whole if len(stems[key]) > 1 else key: path for key, whole, path in found}
 
 
 def read_transforms(data: str | Path) -> list[tuple[Path, dict]]:
@@ -382,7 +427,7 @@ def find_id_maps(
     data_dir = Path(data_dir)
     folder = data_dir / masks_dir
     keys = [_relative_key(path, data_dir) for path in image_filenames]
-    named = _maps_named_by_frames(keys, frame_maps or {}, image_filenames)
+    named = _maps_named_by_frames(frame_maps or {}, image_filenames, data_dir)
     if all(path is not None for path in named):  # or there are no photos: a split may be empty
         return named
     has_named = any(path is not None for path in named)
@@ -410,7 +455,7 @@ def find_id_maps(
         by_name[key.rpartition("/")[2]].append(path)
     photos_by_name: dict[str, list[Path]] = defaultdict(list)
     for photo in known:
-        photos_by_name[photo.stem].append(photo)
+        photos_by_name[_nfc(photo.stem)].append(photo)
 
     result: list[Path | None] = []
     for photo, key, from_frame in zip(image_filenames, keys, named, strict=True):
@@ -422,14 +467,117 @@ def find_id_maps(
         result.append(path)
     if result and all(path is None for path in result):
         maps, photos = sorted(index), [str(path.name) for path in image_filenames]
+        shift = number_shift([path.name for path in known], [index[key].name for key in maps])
+        shifted = f" Their numbers run alike, shifted by {shift}." if shift else ""
         raise IdMapError(
             f"None of the {len(photos)} photos has an id map among the {len(maps)} in {folder}. The photos "
             f"are named like {_examples(photos)}, the maps like "
-            f"{_examples([index[key].name for key in maps])}. A map is found by its photo's name. "
+            f"{_examples([index[key].name for key in maps])}. A map is found by its photo's name.{shifted}{_folders_of_objects(maps)} "
             "(ns-process-data renames photos: make the maps from the renamed ones, or name each "
             f'frame\'s map in transforms.json as "{FRAME_KEYS[0]}".)'
         )
     return result
+
+
+def _folders_of_objects(keys: Sequence[str]) -> str:
+    """A hint if maps lie in several folders under the same names: one folder per view, or per object."""
+    folders, names = {key.rpartition("/")[0] for key in keys}, {key.rpartition("/")[2] for key in keys}
+    if len(folders - {""}) < 2 or len(names) == len(keys):
+        return ""
+    return (
+        f" They lie in {len(folders)} folders ({_examples(sorted(folders))}) under {len(names)} names "
+        f"({_examples(sorted(names))}). One file per object is read as OBJECT/PHOTO.png or PHOTO/OBJECT.png, with "
+        "masks of two values: name the files or folders like the photos."
+    )
+
+
+def pairing_doubts(
+    photos: Sequence[Path],
+    found: Sequence[Path | None],
+    data_dir: str | Path,
+    masks_dir: str | Path,
+    other_images: Iterable[Path] = (),
+    elsewhere: Iterable[Path] = (),
+) -> list[str]:
+    """What does not fit between photos and maps: maps that belong to no photo, numbers that are shifted.
+
+    Args:
+        photos: The photos.
+        found: Result of `find_id_maps` for them.
+        data_dir: Data folder.
+        masks_dir: Folder of the id maps.
+        other_images: Photos of the other splits.
+        elsewhere: Maps that frames name, of any split.
+
+    Returns:
+        Sentences for the user, without a full stop of their own; empty if all fits.
+    """
+    data_dir = Path(data_dir)
+    folder = data_dir / masks_dir
+    if not folder.is_dir() or not any(path is not None and folder in path.parents for path in found):
+        return []
+    index = _index_maps(folder)
+    known = list(dict.fromkeys([*photos, *other_images]))
+    used = {os.path.abspath(path) for path in (*found, *elsewhere) if path is not None}
+    used.update(os.path.abspath(path) for path in _owners(known, data_dir, index))
+    names = {_nfc(path.stem) for path in known} | {_nfc(path.name) for path in known}
+    for place in {
+        path.parent for path in known if path.parent.is_dir()
+    }:  # photos that no camera was found for, or of a third split
+        names.update(_nfc(n) for entry in os.scandir(place) for n in (entry.name, Path(entry.name).stem))
+    left = [
+        path
+        for key, path in sorted(index.items())
+        if os.path.abspath(path) not in used
+        and key.rpartition("/")[2] not in names
+        and not any((data_dir / (key + suffix)).is_file() for suffix in PHOTO_SUFFIXES)
+    ]
+    if not left:
+        return []
+    told = f"{len(left)} of the {len(index)} id maps in {folder} belong to no photo ({_short(left)})"
+    without = [photo for photo, path in zip(photos, found, strict=True) if path is None]
+    shift = number_shift([path.name for path in known], [path.name for path in index.values()])
+    if shift:
+        first, last = "less" if shift < 0 else "more", abs(shift)
+        told += (
+            f", and the numbers of the maps are those of the photos, each {last} {first}: the numbering looks "
+            f"shifted by {last}, so that every photo has another photo's map. Rename one of the two so that the "
+            "same photo and map have the same name"
+        )
+    elif without:
+        told += (
+            f", and {len(without)} photos have none ({_short(without)}); a map is found by its photo's name"
+        )
+    return [told]
+
+
+def number_shift(photos: Sequence[str], maps: Sequence[str]) -> int:
+    """By how much the numbers of maps exceed those of the photos, if that fits all maps and no shift does not; 0 otherwise.
+
+    Args:
+        photos: File names of all photos.
+        maps: File names of all maps.
+    """
+    sets: list[set[int]] = []
+    for names in (photos, maps):
+        found = [re.findall(r"\d+", Path(name).stem) for name in names]
+        if not all(found) or len(names) < 3:
+            return 0
+        sets.append({int(numbers[-1]) for numbers in found})
+        if len(sets[-1]) != len(names):
+            return 0
+    first, second = sets
+    if second <= first:
+        return 0
+    for shift in sorted({min(second) - min(first), max(second) - max(first)}, key=abs):
+        if shift and {number - shift for number in second} <= first:
+            return shift
+    return 0
+
+
+def _short(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(path.name for path in paths[:3]) + more
 
 
 def _examples(names: Sequence[str]) -> str:
@@ -454,8 +602,13 @@ def _other_folders(data_dir: Path, folder: Path) -> str:
 
 def _without_suffix(path: Path) -> str:
     """The path without a photo's suffix. Only known suffixes go: `r_0.5` of a Blender scene has none."""
-    known = path.suffix.lower() in {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".exr", ".npy"}
-    return (path.with_suffix("") if known else path).as_posix()
+    known = path.suffix.lower() in (*PHOTO_SUFFIXES, ".npy")
+    return _nfc((path.with_suffix("") if known else path).as_posix())
+
+
+def _nfc(name: str) -> str:
+    """A name with its accents composed: macOS and some archives take them apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _relative_key(path: Path, data_dir: Path) -> str:
@@ -466,6 +619,27 @@ def _relative_key(path: Path, data_dir: Path) -> str:
         return _without_suffix(Path(path.name))
 
 
+def _frame_key(path: Path, data_dir: Path) -> str:
+    """As `_relative_key`, but absolute if the photo lies elsewhere: frames may say /data/1.jpg or ../1.jpg."""
+    for place in (os.path.abspath, os.path.realpath):
+        photo = Path(place(path.parent)) / path.name
+        try:
+            return _without_suffix(photo.relative_to(place(data_dir)))
+        except ValueError:
+            continue
+    return _without_suffix(photo)
+
+
+def photo_keys(photo: Path, data_dir: Path) -> list[str]:
+    """Names that a photo may go by in a folder of masks, the most exact first."""
+    key = _relative_key(photo, data_dir)
+    keys = [key, _full_size_key(key)]
+    if "/" in key:
+        keys.append(key.partition("/")[2])
+    keys += [_nfc(photo.name), _without_suffix(Path(photo.name))]
+    return list(dict.fromkeys([keys[0] + photo.suffix, *keys]))
+
+
 def _full_size_key(key: str) -> str:
     """`images_4/left/0001` -> `images/left/0001`; other keys as they are."""
     first, slash, rest = key.partition("/")
@@ -474,15 +648,18 @@ def _full_size_key(key: str) -> str:
 
 
 def _maps_named_by_frames(
-    keys: Sequence[str], frame_maps: Mapping[str, Path], photos: Sequence[Path]
+    frame_maps: Mapping[str, Path], photos: Sequence[Path], data_dir: Path
 ) -> list[Path | None]:
     # nerfstudio looks for downscaled photos by bare name, whatever folder the full-size one is in.
     by_name: dict[str, list[Path]] = defaultdict(list)
     for key, path in frame_maps.items():
         by_name[key.rpartition("/")[2]].append(path)
     result: list[Path | None] = []
-    for key, photo in zip(keys, photos, strict=True):
-        path = frame_maps.get(key) or frame_maps.get(_full_size_key(key))
+    for photo in photos:
+        key = _frame_key(photo, data_dir)
+        path = None
+        for name in (key + photo.suffix, key, _full_size_key(key) + photo.suffix, _full_size_key(key)):
+            path = path or frame_maps.get(name)
         if path is None and _full_size_key(key) != key:
             candidates = by_name.get(key.rpartition("/")[2], [])
             path = candidates[0] if len(candidates) == 1 else None
@@ -505,7 +682,7 @@ def _index_maps(folder: Path) -> dict[str, Path]:
             if suffix not in MAP_SUFFIXES or name.startswith("."):
                 continue
             path = Path(root) / name
-            key = path.relative_to(folder).as_posix()[: -len(suffix)]
+            key = _nfc(path.relative_to(folder).as_posix()[: -len(suffix)])
             if suffix == MAP_SUFFIXES[0] or key not in index:
                 index[key] = path
     return index
@@ -517,7 +694,7 @@ def _exact_map(key: str, suffix: str, index: Mapping[str, Path]) -> Path | None:
     if "/" in key:
         candidates.append(key.partition("/")[2])
     for candidate in candidates:
-        for name in (candidate, candidate + suffix):  # 0001.png, then COLMAP's 0001.jpg.png
+        for name in (candidate + suffix, candidate):  # COLMAP's 0001.jpg.png, then 0001.png
             if name in index:
                 return index[name]
     return None
@@ -543,20 +720,27 @@ def _map_of_that_name(
     folder: Path,
 ) -> Path | None:
     """The only map with a photo's name, wherever it lies, unless it belongs to another photo."""
-    maps = by_name.get(photo.stem) or by_name.get(photo.name) or []
+    maps = by_name.get(_nfc(photo.name)) or by_name.get(_nfc(photo.stem)) or []
     free = [path for path in maps if path not in owners]
     if len(free) != 1:
         return None
-    if len(photos_by_name[photo.stem]) > 1:
-        raise _ambiguous(free[0], photos_by_name[photo.stem], folder)
+    rivals = photos_by_name[_nfc(photo.stem)]
+    if len(rivals) > 1 and _nfc(free[0].stem) != _nfc(photo.name):
+        raise _ambiguous(free[0], rivals, folder)
     return free[0]
 
 
 def _ambiguous(path: Path, photos: Sequence[Path], folder: Path) -> IdMapError:
+    if len({photo.parent for photo in photos}) == 1:
+        advice = f"Name the maps like the photos, suffix included, like {folder}/{photos[0].name}.png."
+    else:
+        advice = (
+            "Put the maps into the same subfolders as the photos, like "
+            f"{folder}/{photos[0].parent.name}/{photos[0].stem}.png."
+        )
     return IdMapError(
         f"It is unclear to which photo the id map {path} belongs: "
-        f"{' or '.join(str(photo) for photo in photos[:3])}. Put the maps into the same subfolders as the "
-        f"photos, like {folder}/{photos[0].parent.name}/{photos[0].stem}.png."
+        f"{' or '.join(str(photo) for photo in photos[:3])}. {advice}"
     )
 
 
@@ -575,6 +759,12 @@ class IdScan:
     """For each id the number of maps it occurs in."""
     shapes: list[tuple[int, int]] = field(default_factory=list)
     """Height and width of each map in pixels, in the order of the paths."""
+    inside: dict[int, int] = field(default_factory=dict)
+    """For each id the number of its pixels whose four neighbours are of the same id."""
+    deep: dict[int, int] = field(default_factory=dict)
+    """For 255 and 65535 the number of pixels farther from the id's border than 1 % of the diagonal."""
+    ids_of_maps: list[list[int]] = field(default_factory=list)
+    """The ids of each map, in the order of the paths."""
 
 
 def _count_ids(id_map: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -590,25 +780,69 @@ def _count_ids(id_map: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np
     return ids.astype(np.int64), counts.astype(np.int64)
 
 
-def scan_object_ids(paths: Sequence[str | Path], progress: bool = True, workers: int | None = None) -> IdScan:
+def _counted(id_map: NDArray[np.int32]) -> dict[int, int]:
+    ids, counts = _count_ids(id_map)
+    return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+
+def _inside(id_map: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Pixels `[H, W]` whose four neighbours, as far as there are any, hold the same id."""
+    same = np.ones(id_map.shape, bool)
+    for first, second in (
+        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
+        ((slice(1, None), slice(None)), (slice(None, -1), slice(None))),
+    ):
+        equal = id_map[first] == id_map[second]
+        same[first] &= equal
+        same[second] &= equal
+    return same
+
+
+def _deep(mask: NDArray[np.bool_]) -> int:
+    """How many pixels of a mask `[H, W]` are farther from its border than 1 % of the diagonal, at least 3.5."""
+    import cv2
+
+    height, width = mask.shape
+    padded = np.pad(mask.astype(np.uint8), 1)
+    return int(
+        (cv2.distanceTransform(padded, cv2.DIST_L2, 3) > max(3.5, 0.01 * np.hypot(height, width))).sum()
+    )
+
+
+def scan_object_ids(
+    paths: Sequence[str | Path],
+    progress: bool = True,
+    workers: int | None = None,
+    read: Callable[[int], NDArray[np.int32]] | None = None,
+) -> IdScan:
     """Read all id maps once and count their ids.
 
     Args:
         paths: Files to read.
         progress: Show a bar when it takes longer than 2 s.
         workers: Number of threads; as many as there are cores, at most 8, unless given.
+        read: Reads the map at a place of `paths`; `read_id_map` if None.
 
     Raises:
         IdMapError: A map cannot be read.
     """
     from rich.progress import Progress
 
-    def count(path: str | Path) -> tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int64]]:
-        id_map = read_id_map(path)
-        return (id_map.shape[0], id_map.shape[1]), *_count_ids(id_map)
+    def count(place: int) -> tuple[tuple[int, int], dict[int, int], dict[int, int], dict[int, int]]:
+        id_map = read_id_map(paths[place]) if read is None else read(place)
+        counts, deep = _counted(id_map), {}
+        for value in (255, 65535):
+            if value in counts:
+                deep[value] = _deep(id_map == value)
+        border = _counted(id_map[~_inside(id_map)])  # few pixels
+        inside = {object_id: number - border.get(object_id, 0) for object_id, number in counts.items()}
+        return (id_map.shape[0], id_map.shape[1]), counts, inside, deep
 
     pixels: dict[int, int] = defaultdict(int)
     views: dict[int, int] = defaultdict(int)
+    insides: dict[int, int] = defaultdict(int)
+    deeps: dict[int, int] = defaultdict(int)
+    ids_of_maps: list[list[int]] = []
     shapes: list[tuple[int, int]] = []
     start = time.monotonic()
     bar = Progress(transient=True, disable=not progress)
@@ -617,11 +851,15 @@ def scan_object_ids(paths: Sequence[str | Path], progress: bool = True, workers:
     workers = workers or min(8, os.cpu_count() or 1)
     executor = ThreadPoolExecutor(workers)
     try:
-        for shape, ids, counts in executor.map(count, paths):
+        for shape, counts, inside, deep in executor.map(count, range(len(paths))):
             shapes.append(shape)
-            for object_id, number in zip(ids.tolist(), counts.tolist(), strict=True):
+            ids_of_maps.append(list(counts))
+            for object_id, number in counts.items():
                 pixels[object_id] += number
                 views[object_id] += 1
+            for sums, found in ((insides, inside), (deeps, deep)):
+                for object_id, number in found.items():
+                    sums[object_id] += number
             if progress and not shown and time.monotonic() - start > 2.0:
                 bar.start()
                 shown = True
@@ -630,4 +868,4 @@ def scan_object_ids(paths: Sequence[str | Path], progress: bool = True, workers:
         executor.shutdown(cancel_futures=True)
         if shown:
             bar.stop()
-    return IdScan(sorted(pixels), dict(pixels), dict(views), shapes)
+    return IdScan(sorted(pixels), dict(pixels), dict(views), shapes, dict(insides), dict(deeps), ids_of_maps)

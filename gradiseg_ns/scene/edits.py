@@ -733,7 +733,12 @@ def edited_splat(
     }
     edited = Splat.from_parameters(params, antialiased=splat.antialiased)
     return dataclasses.replace(
-        edited, labels=arrangement.object_ids.to(torch.int32), extra=extra
+        edited,
+        labels=arrangement.object_ids.to(torch.int32),
+        extra=extra,
+        frame=splat.frame,
+        up=splat.up,
+        offset=splat.offset,
     ), arrangement
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import math
 import re
 import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -24,13 +24,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradiseg_ns.scene.ply import ANTIALIASED, prepare_splat, sidecar_bytes, vertex_blocks, write_files
+from gradiseg_ns.scene.formats import flipped
+from gradiseg_ns.scene.ply import header_comments, prepare_splat, sidecar_bytes, vertex_blocks, write_files
 from gradiseg_ns.scene.splat import Splat
 
 Format = Literal["ply", "compressed-ply", "spz"]
 """`ply` as in `write_ply`; PlayCanvas's and SuperSplat's compressed PLY; Niantic's SPZ, version 3."""
 
+OLDER = "older"
+"""Folder, in that of an export, of what an export before it left."""
 _SUFFIXES: dict[str, str] = {"ply": ".ply", "compressed-ply": ".compressed.ply", "spz": ".spz"}
+_OWN_NAME = re.compile(r"\d+(_[A-Za-z0-9_-]+)?(\.compressed)?\.(ply|spz)")
 _MAX_NAME = 60
 _SPZ_BITS = (12, 16)
 """Fewest and most bits behind the point of an SPZ's 24-bit coordinates: 12 are usual, 16 are 0.015 mm if a unit is a metre."""
@@ -49,13 +53,15 @@ def export_objects(
     format: Format = "ply",
     separate: bool = False,
     stem: str = "scene",
+    ids: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write a splat, whole or object by object, and `<stem>.objects.json` (`write_ply`) beside it.
 
     Files appear under their names when all of them are complete, and replace older ones of the same names then.
     Separate files are called `<id>_<name>`, of the name what `safe_name` leaves; Gaussians without an object are
-    in none of them, and the sidecar also tells each object's `file`, null where it has no Gaussian.
+    in none of them, and the sidecar also tells each object's `file`, null where it has no Gaussian. What the sidecar of an
+    older such export lists and the new one does not write is moved to `older/`: a folder holds one export.
 
     Args:
         folder: Where to; made if missing. Nothing is written outside.
@@ -65,6 +71,7 @@ def export_objects(
         format: Kind of file.
         separate: One file an object instead of one.
         stem: Name of the one file, and of the sidecar; made safe too.
+        ids: Write the property `object_id` of a PLY.
         progress: Called after each splat file with how many are done and how many there are.
 
     Returns:
@@ -74,9 +81,15 @@ def export_objects(
         ExportError: gsply is missing, a separate export has no object ids, or the format cannot hold the splat.
         PlyError: The files cannot be written, or the splat is empty or has values that do not fit.
     """
-    sidecar, files = _plan(splat, names, colors, format, separate, stem, progress)
+    sidecar, files = _plan(splat, names, colors, format, separate, stem, ids, progress)
     paths = [Path(folder) / name for name in (*sidecar, *files)]
+    before = _listed(paths[0]) if separate else set()
     write_files(dict(zip(paths, [*sidecar.values(), *files.values()], strict=True)))
+    for name in before - {path.name for path in paths}:
+        old = Path(folder) / name
+        if name.endswith(_SUFFIXES[format]) and old.is_file():  # an export as SPZ leaves one as PLY alone
+            (Path(folder) / OLDER).mkdir(exist_ok=True)
+            old.replace(Path(folder) / OLDER / name)
     return [*paths[1:], paths[0]]
 
 
@@ -88,6 +101,7 @@ def export_bytes(
     format: Format = "ply",
     separate: bool = False,
     stem: str = "scene",
+    ids: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[str, bytes]:
     """What `export_objects` writes, as one download: the name and the content of a .zip, not compressed once more.
@@ -95,7 +109,7 @@ def export_bytes(
     Raises:
         ExportError, PlyError: as in `export_objects`.
     """
-    sidecar, files = _plan(splat, names, colors, format, separate, stem, progress)
+    sidecar, files = _plan(splat, names, colors, format, separate, stem, ids, progress)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, blocks in {**files, **sidecar}.items():
@@ -103,6 +117,16 @@ def export_bytes(
                 for block in blocks:
                     file.write(block)
     return f"{safe_name(stem) or 'scene'}.zip", buffer.getvalue()
+
+
+def _listed(sidecar: Path) -> set[str]:
+    """Files that the sidecar of an older separate export tells of: such as we name them, in its own folder."""
+    try:
+        entries = json.loads(sidecar.read_bytes())["objects"]
+        names = {entry.get("file") for entry in entries if isinstance(entry, dict)}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+    return {name for name in names if isinstance(name, str) and _OWN_NAME.fullmatch(name)}
 
 
 def safe_name(name: str) -> str:
@@ -125,6 +149,7 @@ def _plan(
     format: Format,
     separate: bool,
     stem: str,
+    ids: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, Iterable[bytes]], dict[str, Iterable[bytes]]]:
     """The sidecar and the splat files by their names. What a splat file holds is made when it is asked for."""
@@ -136,8 +161,13 @@ def _plan(
         _gsply()  # before anything is made
     stem = safe_name(stem) or "scene"
     suffix = _SUFFIXES[format]
+    if format != "ply" and any(splat.offset):
+        raise ExportError(
+            f"The scene lies around {', '.join(f'{x:.0f}' for x in splat.offset)}, which {format} cannot hold precisely. "
+            "Export as ply, or in nerfstudio's frame."
+        )
     splat = prepare_splat(splat, f"{stem}{suffix}")
-    content = partial(_content, format=format)
+    content = partial(_content, format=format, ids=ids)
     names = names or {}
 
     parts: dict[str, Splat] = {}
@@ -180,9 +210,9 @@ def _objects_of(splat: Splat) -> Iterator[tuple[int, Splat]]:
         start += count
 
 
-def _content(splat: Splat, format: Format) -> Iterable[bytes]:
+def _content(splat: Splat, format: Format, ids: bool) -> Iterable[bytes]:
     if format == "ply":
-        return vertex_blocks(splat)
+        return vertex_blocks(splat, ids=ids)
     return [_compressed_ply(splat) if format == "compressed-ply" else _spz(splat)]
 
 
@@ -214,10 +244,9 @@ def _gsply_data(splat: Splat, rows: Any = slice(None)) -> Any:
 def _compressed_ply(splat: Splat) -> bytes:
     # Coordinates are 10 and 11 bits between the corners of 256 Gaussians in a row, which therefore must be neighbours.
     data = _gsply().compress_to_bytes(_gsply_data(splat, _morton_order(splat.means.numpy())))
-    if splat.antialiased:
-        head, end, body = data.partition(b"end_header\n")
-        data = b"".join([head, f"comment {ANTIALIASED}\n".encode(), end, body])
-    return data
+    comments = "".join(f"{line}\n" for line in header_comments(splat))
+    head, end, body = data.partition(b"end_header\n")
+    return b"".join([head, comments.encode(), end, body])
 
 
 def _morton_order(means: NDArray) -> NDArray[np.int64]:
@@ -250,32 +279,10 @@ def _spz(splat: Splat) -> bytes:
     bits = min(most, math.floor(math.log2((2**23 - 1) / max(reach, 1.0))))
     with tempfile.TemporaryDirectory() as folder:  # gsply writes SPZ to a path only
         path = Path(folder) / "splat.spz"
-        _gsply().write_spz(path, _gsply_data(_flipped(splat)), version=3, fractional_bits=bits)
+        _gsply().write_spz(path, _gsply_data(flipped(splat)), version=3, fractional_bits=bits)
         data = path.read_bytes()
     if splat.antialiased:  # a flag of the header that gsply does not set
         raw = bytearray(gzip.decompress(data))
         raw[14] |= 1
         data = gzip.compress(raw, 6)
     return data
-
-
-def _flipped(splat: Splat) -> Splat:
-    """Turned by 180 degrees about x.
-
-    SPZ's y points up and its z back (RUB), a 3DGS PLY's y down and its z forward (RDF): programs that know show both
-    the same way up. gsply writes what it gets.
-    """
-    signs = splat.means.new_tensor([1.0, -1.0, -1.0])
-    # What a harmonic of some degree and order becomes when y and z change their signs.
-    harmonics = [
-        (-1.0) ** (degree + order + (order < 0))
-        for degree in (1, 2, 3)
-        for order in range(-degree, degree + 1)
-    ]
-    count = splat.features_rest.shape[1]
-    return replace(
-        splat,
-        means=splat.means * signs,
-        quats=splat.quats * splat.quats.new_tensor([1.0, 1.0, -1.0, -1.0]),
-        features_rest=splat.features_rest * splat.means.new_tensor(harmonics[:count])[:, None],
-    )

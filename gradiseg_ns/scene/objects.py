@@ -113,6 +113,38 @@ class ObjectTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def find(self, text: str) -> tuple[int, ...]:
+        """Objects that a person names, separated by commas: the one rule for it.
+
+        A number is the id of an object, if there is one. Else it is a name: capitals and spaces do not matter, and a comma may
+        belong to it ("cup, copy"), the longest name counting. A name that several objects have is none.
+
+        Raises:
+            ValueError: there is no such object, or there are several; the message tells all there are.
+        """
+        parts = text.split(",")
+        found: list[int] = []
+        while parts:
+            for end in range(len(parts), 0, -1):
+                word = _plain(",".join(parts[:end]))
+                named = [i for i, name in zip(self.ids, self.names, strict=True) if _plain(name) == word]
+                if word.isdecimal() and int(word) in self.ids:
+                    named = [int(word)]
+                if named or end == 1 or not word:
+                    break
+            parts = parts[end:]
+            if not word:
+                continue
+            if len(named) != 1:
+                known = ", ".join(f"{i} ({name})" for i, name in zip(self.ids, self.names, strict=True))
+                several = f"{', '.join(map(str, named))} have that name, of which an id names one"
+                what = f"several objects of that name: {several}" if named else "no such object"
+                raise ValueError(f"{what} as {word!r}; the scene has {known}.")
+            found += named
+        if not found:
+            raise ValueError("expected ids or names of objects.")
+        return tuple(dict.fromkeys(found))
+
     def classes_of(self, ids: Tensor) -> Tensor:
         """Class indices of object ids: any shape, int64; `IGNORE` for ids that the table does not have."""
         ids = ids.to(torch.int64)
@@ -161,6 +193,11 @@ class ObjectTable:
             )
         colors = torch.tensor(data["colors"], dtype=torch.float32).reshape(-1, 3)
         return cls(tuple(int(i) for i in data["ids"]), tuple(str(n) for n in data["names"]), colors)
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared."""
+    return " ".join(name.split()).casefold()
 
 
 def _colors(ids: NDArray[np.int64]) -> NDArray[np.float32]:

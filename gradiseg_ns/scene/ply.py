@@ -16,7 +16,7 @@ import re
 import reprlib
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -29,6 +29,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.scene import formats
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
 
@@ -55,7 +56,13 @@ _SCALES = ("scale_0", "scale_1", "scale_2")
 _QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
 _REST = re.compile(r"f_rest_\d+")
 _LABELS = ("object_id", "label")
-"""Integer properties that hold object ids, the preferred one first."""
+"""Properties that hold object ids, the preferred one first: integers, or floats that are whole."""
+_HIGH = "object_id_high"
+"""Property of ids that a float cannot hold: what they are divided by `_FLOAT_IDS`, and `object_id` is the rest."""
+_FLOAT_IDS = 1 << 24
+"""Up to here every integer is a float32."""
+_FILTER = "filter_3D"
+"""Mip-Splatting's property: the standard deviation of the 3-D filter that its programs convolve a Gaussian with."""
 _RESERVED = {*_MEANS, *_NORMALS, *_DC, *_SCALES, *_QUATS, "opacity"}
 
 _SH_C0 = 0.28209479177387814
@@ -63,6 +70,17 @@ _SH_C0 = 0.28209479177387814
 
 ANTIALIASED = "SplatRenderMode: mip"
 """Comment by which Brush and PlayCanvas's splat-transform mark splats trained with Mip-Splatting's filter."""
+_RENDER_MODE = re.compile(r"(?:splatrendermode:\s*(mip|default)|antialiased\s+([01]))\s*", re.IGNORECASE)
+"""That comment, or Postshot's."""
+_UP = re.compile(r"vertical axis:\s*([xyz]|[-+.\de]+ [-+.\de]+ [-+.\de]+)\s*", re.IGNORECASE)
+"""The comment of Brush and of ns-export."""
+_FRAME = re.compile(r"frame:\s*(nerfstudio|original)\s*", re.IGNORECASE)
+_ONE_ID = re.compile(r"object_id\s+(-?\d{1,10})\s*")
+"""Comment in place of the property where all Gaussians have one id."""
+_SURE = 20.0
+"""Logit that stands for infinity: 1 - opacity is 2e-9. As a logarithm, -20 is a Gaussian without thickness."""
+_FAR = float(1 << 14)
+"""Beyond, float32 steps are 0.002 units and more: coordinates are moved to the origin in double precision."""
 
 _MAX_HEADER = 1 << 20
 _MAX_SIDECAR = 16 << 20
@@ -82,15 +100,22 @@ class PlyError(ValueError):
 
 
 def read_ply(path: str | Path) -> Splat:
-    """Read a splat from a PLY file of 3DGS, nerfstudio's ns-export, SuperSplat (not compressed), Brush, ...
+    """Read a splat from a PLY file of 3DGS, nerfstudio's ns-export, SuperSplat, Brush, Postshot, CloudCompare, ...
 
-    ASCII and binary files of either byte order; degrees 0 to 3; properties in any order and of any type.
-    Colours as `red`, `green`, `blue` of type uchar stand in for missing `f_dc_*`. An integer property
-    `object_id` or `label` becomes the labels, and so does an `object_id` of whole floats, because editors
-    save every property as float. Normals and other elements than `vertex` are passed over, all other
-    properties are kept in `Splat.extra`. A comment "SplatRenderMode: mip" makes the splat antialiased.
+    ASCII and binary files of either byte order; degrees 0 to 3; properties in any order and of any type, and with a
+    prefix such as CloudCompare's `scalar_`. Colours as `red`, `green`, `blue` of type uchar stand in for missing
+    `f_dc_*`. A property `object_id` or `label`, of integers or of whole floats (editors save every property as float),
+    becomes the labels. Normals and other elements than `vertex` are passed over, all other properties are kept in
+    `Splat.extra`. Comments say whether the splat is antialiased (Brush's "SplatRenderMode: mip", Postshot's
+    "antialiased 1"), its vertical axis, its frame, and the id of a splat that is one object.
 
-    Gaussians with a value that is not finite, or a quaternion of zeros, are dropped with a warning.
+    An opacity of +inf and a scale of -inf are a Gaussian that is opaque and one that is flat, and are kept as 20 and
+    -20. Mip-Splatting's `filter_3D` is folded into scales and opacities. Coordinates beyond 16384 units are moved to the
+    origin in double precision (`Splat.offset`). Gaussians with another value that is not finite, or a quaternion of
+    zeros, are dropped with a warning; so is said if scales and opacities look as if they were activated already.
+
+    SPZ and the compressed PLYs of PlayCanvas are read too where the library gsply is installed. What a file is, its
+    content says, not its name.
 
     Args:
         path: File to read.
@@ -105,16 +130,122 @@ def read_ply(path: str | Path) -> Splat:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            header = _read_header(file, path)
-            columns = _find_columns(header, path)
-            splat = _read_columns(file, size, header, columns, path)
+            start = file.read(4096)
+            file.seek(0)
+            if formats.is_spz(start) and formats.gsply() is not None:
+                splat = _by_gsply(formats.read_spz, path)
+            else:
+                header = _read_header(file, path)
+                if _is_compressed(header) and formats.gsply() is not None:
+                    splat = _read_compressed(size - file.tell(), header, path)
+                else:
+                    columns = _find_columns(header, path)
+                    splat = _read_columns(file, size, header, columns, path)
     except FileNotFoundError:
         raise PlyError(f"The PLY file {path} does not exist.") from None
+    except IsADirectoryError:
+        raise PlyError(
+            f"{path} is a directory. Expected a splat as PLY; a run goes to --load-config, and an unpacked SOG has to "
+            f"be converted first: {formats.CONVERT} {path}/meta.json out.ply"
+        ) from None
     except OSError as error:
         raise PlyError(
             f"The PLY file {path} cannot be read ({error.strerror or error}). Expected a readable file."
         ) from error
-    return _usable_only(splat, f"in {path}")
+    splat = _usable_only(_fold_filter(_finite(splat), path), f"in {path}")
+    _warn_activated(splat, path)
+    return splat
+
+
+def _by_gsply(read: Callable[[Path], Splat], path: Path) -> Splat:
+    try:
+        return read(path)
+    except ValueError as error:
+        raise PlyError(
+            f"{path} is cut off or damaged: found {error}. Expected a whole file; get it again, or convert it: "
+            f"{formats.CONVERT} '{path}' out.ply"
+        ) from error
+
+
+def _is_compressed(header: _Header) -> bool:
+    vertex = header.vertex
+    return vertex is not None and any(prop.name == "packed_position" for prop in vertex.properties)
+
+
+def _read_compressed(left: int, header: _Header, path: Path) -> Splat:
+    """A compressed PLY, with `left` bytes after its header."""
+    expected = sum(element.count * (element.row_bytes or 1) for element in header.elements)
+    counts = {element.name: element.count for element in header.elements}
+    if left < expected:
+        raise _truncated(path, f"{expected} bytes after the header", f"{left}")
+    if counts["vertex"] == 0 or counts.get("chunk") != -(-counts["vertex"] // 256):
+        raise PlyError(
+            f"{path} has {counts.get('chunk', 0)} chunks and {counts['vertex']} Gaussians. Expected a chunk for each "
+            "256 Gaussians, as PlayCanvas writes them; export it again."
+        )
+    splat = _by_gsply(formats.read_compressed, path)
+    if len(splat) != counts["vertex"]:
+        raise _truncated(path, f"{counts['vertex']} Gaussians", f"{len(splat)}")
+    return _with_comments(splat, header)
+
+
+def _with_comments(splat: Splat, header: _Header) -> Splat:
+    """The splat with what the comments of a header say of it; of two that contradict the later holds."""
+    found: dict[str, re.Match[str]] = {}
+    for comment in header.comments:
+        for name, pattern in (("mode", _RENDER_MODE), ("up", _UP), ("frame", _FRAME), ("id", _ONE_ID)):
+            match = pattern.fullmatch(comment)
+            if match is not None:
+                found[name] = match
+    mode, up, frame, one = (found.get(name) for name in ("mode", "up", "frame", "id"))
+    if mode is not None:
+        splat = replace(splat, antialiased=(mode[1] or "").lower() == "mip" or mode[2] == "1")
+    if up is not None:
+        splat = replace(splat, up=up[1].lower())
+    if frame is not None:
+        splat = replace(splat, frame="original" if frame[1].lower() == "original" else "nerfstudio")
+    if one is not None and splat.labels is None:
+        labels = np.full(len(splat), int(one[1]), np.int64)
+        splat = replace(splat, labels=torch.from_numpy(_as_labels(labels)))
+    return splat
+
+
+def _finite(splat: Splat) -> Splat:
+    """Opacities that are infinite, and scales that are -infinity, as numbers that mean the same."""
+    opacities, scales = splat.opacities, splat.scales
+    if not opacities.sum().isfinite():  # ten times as fast as looking at every value
+        opacities = torch.where(opacities.isinf(), opacities.sign() * _SURE, opacities)
+    if not scales.sum().isfinite():
+        scales = torch.where(scales == -torch.inf, -_SURE, scales)
+    return replace(splat, opacities=opacities, scales=scales)
+
+
+def _fold_filter(splat: Splat, path: Path) -> Splat:
+    """Mip-Splatting's 3-D filter as part of the Gaussians (arXiv 2311.16493, eq. 9): s'^2 = s^2 + f^2 on every axis, and
+    the opacity times the root of prod s^2 / prod s'^2. That is what its own create_fused_ply.py writes."""
+    if _FILTER not in splat.extra:
+        return splat
+    extra = dict(splat.extra)
+    width = extra.pop(_FILTER).double()[:, None]
+    squared = (2.0 * splat.scales.double()).exp()
+    wider = squared + width**2
+    factor = (0.5 * (squared.log() - wider.log()).sum(dim=1)).exp()
+    faded = splat.opacities.double().sigmoid() * factor
+    plain = width[:, 0] == 0
+    opacities = torch.where(plain, splat.opacities.double(), faded.clamp(1e-9, 1 - 1e-9).logit())
+    scales = torch.where(plain[:, None], splat.scales.double(), 0.5 * wider.log())
+    _note(f"{path}: Mip-Splatting's {_FILTER} was folded into scales and opacities.")
+    return replace(splat, scales=scales.float(), opacities=opacities.float(), extra=extra)
+
+
+def _warn_activated(splat: Splat, path: Path) -> None:
+    """Says so if the values look like sizes and opacities instead of their logarithms and logits."""
+    if bool((splat.scales > 0).all()) and bool(((splat.opacities >= 0) & (splat.opacities <= 1)).all()):
+        _warn(
+            f"All scales of {path} are positive (median {float(splat.scales.median()):.3g}) and all opacities lie in "
+            "0..1: they look like sizes and opacities, expected logarithms of sizes and logits of opacities. If the "
+            "splat looks like fog, take logarithms and logits where it was written."
+        )
 
 
 @dataclass(frozen=True)
@@ -169,10 +300,7 @@ def _read_header(file: IO[bytes], path: Path) -> _Header:
     if not start:
         raise PlyError(f"{path} is empty. Expected a PLY file of Gaussians; export or download it again.")
     if not re.match(rb"ply\s", start):
-        raise PlyError(
-            f"{path} is not a PLY file: it starts with {start!r}, expected 'ply' on a line of its own. Other "
-            "formats of splats (.splat, .spz, .ksplat, .sog) have to be converted to PLY first."
-        )
+        raise PlyError(formats.refusal(path))
     file.seek(0)
     file_format: str | None = None
     elements: list[_Element] = []
@@ -211,7 +339,36 @@ def _read_header(file: IO[bytes], path: Path) -> _Header:
         raise PlyError(
             f"The header of {path} has no line 'format', expected one of {', '.join(_BYTE_ORDERS)}."
         )
-    return _Header(file_format, elements, comments)
+    return _Header(file_format, [_without_prefix(element) for element in elements], comments)
+
+
+def _without_prefix(element: _Element) -> _Element:
+    """The Gaussians with the names of 3DGS: some programs put a word before those of all properties but x, y, z.
+
+    CloudCompare's `scalar_`, and any other one that opacity, scales and rotations have in common.
+    """
+    names = {prop.name for prop in element.properties}
+    if element.name != "vertex":
+        return element
+    prefixes = {
+        name.removesuffix("opacity")
+        for name in names
+        if name.endswith("opacity")
+        and all(name.removesuffix("opacity") + other in names for other in ("scale_0", "rot_0"))
+    }
+    if "opacity" in names:
+        prefixes = {"scalar_"}
+    properties = []
+    for prop in element.properties:
+        prefix = next(
+            (p for p in sorted(prefixes, key=len, reverse=True) if p and prop.name.startswith(p)), ""
+        )
+        plain = prop.name[len(prefix) :]
+        known = (
+            plain in _RESERVED or plain in (*_LABELS, _HIGH, _FILTER) or _REST.fullmatch(plain) is not None
+        )
+        properties.append(replace(prop, name=plain) if prefix and known and plain not in names else prop)
+    return replace(element, properties=properties)
 
 
 def _parse_element(words: Sequence[str]) -> _Element:
@@ -242,8 +399,9 @@ def _find_columns(header: _Header, path: Path) -> _Columns:
     types = {prop.name: prop.type for prop in vertex.properties}
     if "packed_position" in types:
         raise PlyError(
-            f"{path} is a compressed PLY of PlayCanvas/SuperSplat (property packed_position). Expected a "
-            "standard PLY: open the file in SuperSplat and export it as PLY, not compressed."
+            f"{path} is a compressed PLY of PlayCanvas/SuperSplat (property packed_position). Expected a standard "
+            "PLY: pip install 'gradiseg-ns[compressed]', with which it is read as it is, or open it in SuperSplat and "
+            f"export it as PLY, not compressed, or convert it: {formats.CONVERT} '{path}' out.ply"
         )
     lists = [prop.name for prop in vertex.properties if prop.length_type]
     if lists:
@@ -280,6 +438,8 @@ def _find_columns(header: _Header, path: Path) -> _Columns:
         "features_rest": rest,
     }
     labels = next((name for name in _LABELS if types.get(name, "f")[0] != "f"), None)
+    if "object_id" in types and labels != "object_id":
+        labels = None  # floats, which are ids if all of them are whole
     used = {*itertools.chain(*parts.values()), *_NORMALS, labels}
     return _Columns(parts, from_rgb, labels, [name for name in types if name not in used])
 
@@ -324,9 +484,16 @@ def _read_columns(file: IO[bytes], size: int, header: _Header, columns: _Columns
     )
     first = next(blocks)
     count = vertex.count
-    parts = {name: np.empty((count, len(found)), np.float32) for name, found in columns.parts.items()}
+    parts: dict[str, NDArray] = {
+        name: np.empty((count, len(found)), np.float32) for name, found in columns.parts.items()
+    }
     extra = {name: np.empty(count, np.float32) for name in columns.extra}
     labels = np.empty(count, np.int32) if columns.labels is not None else None
+    # Single floats are exact as doubles, and written to float32 in the end.
+    types = {prop.name: prop.type for prop in vertex.properties}
+    double = header.format == "ascii" or any(types[name] == "f8" for name in _MEANS)
+    if double:
+        parts["means"] = np.empty((count, 3), np.float64)
     start = 0
     with np.errstate(over="ignore"):  # a double too large becomes infinite, and its Gaussian is dropped
         for block in itertools.chain([first], blocks):
@@ -339,12 +506,9 @@ def _read_columns(file: IO[bytes], size: int, header: _Header, columns: _Columns
             if labels is not None:
                 labels[rows] = _as_labels(block[columns.labels])
             start += len(block)
-    if (
-        labels is None
-        and "object_id" in extra
-        and np.array_equal(extra["object_id"], np.rint(extra["object_id"]))
-    ):
-        labels = _as_labels(extra.pop("object_id"))
+    if labels is None:
+        labels = _float_labels(extra)
+    parts["means"], offset = _centred(parts["means"], np.exp(np.median(parts["scales"])), path)
     if columns.from_rgb:
         parts["features_dc"] = (parts["features_dc"] / 255.0 - 0.5) / _SH_C0
     tensors = {name: torch.from_numpy(values) for name, values in parts.items()}
@@ -352,12 +516,63 @@ def _read_columns(file: IO[bytes], size: int, header: _Header, columns: _Columns
     tensors["features_rest"] = tensors["features_rest"].reshape(
         count, len(columns.parts["features_rest"]) // 3, 3
     )
-    return Splat(
-        **tensors,
-        antialiased=any(ANTIALIASED.lower() in comment.lower() for comment in header.comments),
+    means, quats, scales, opacities, dc, rest = (tensors[name] for name in _PARAMETERS)
+    splat = Splat(
+        means,
+        quats,
+        scales,
+        opacities,
+        dc,
+        rest,
         labels=None if labels is None else torch.from_numpy(labels),
         extra={name: torch.from_numpy(values) for name, values in extra.items()},
+        offset=offset,
     )
+    return _with_comments(splat, header)
+
+
+def _float_labels(extra: dict[str, NDArray]) -> NDArray[np.int32] | None:
+    """Ids [n] of a property of whole floats, taken out of `extra`; None if there is none."""
+    for name in _LABELS:
+        values = extra.get(name)
+        if values is None:
+            continue
+        finite = np.isfinite(values)
+        if finite.any() and np.array_equal(values[finite], np.rint(values[finite])):
+            ids = extra.pop(name).astype(np.float64)
+            high = extra.pop(_HIGH, None) if name == "object_id" else None
+            return _as_labels(ids if high is None else ids + np.float64(_FLOAT_IDS) * high)
+        if name == "object_id":  # not ids at all: then a `label` beside them is not looked at either
+            return None
+    return None
+
+
+def _centred(
+    means: NDArray, size: float, path: Path
+) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
+    """Centres [n, 3] in float32, and what was taken off them in double precision: nothing unless they are far away.
+
+    `size` is that of a usual Gaussian, world units.
+    """
+    finite = means[np.isfinite(means).all(axis=1)]
+    middle = np.rint(np.median(finite, axis=0)) if len(finite) else np.zeros(3)
+    reach = float(np.abs(middle).max())
+    if reach < _FAR:
+        with np.errstate(over="ignore"):
+            return means.astype(np.float32), (0.0, 0.0, 0.0)
+    step = float(np.spacing(np.float32(reach)))
+    if means.dtype == np.float32 and step > 0.2 * size:
+        _warn(
+            f"{path} has coordinates of {reach:.0f} as single floats, which are {step:.3g} apart there; its Gaussians "
+            f"measure about {size:.3g}. What lay between was lost where the file was written: export it with doubles, "
+            "or with an offset taken off."
+        )
+    x, y, z = middle.tolist()
+    _note(
+        f"{path}: coordinates are counted from ({x:.0f}, {y:.0f}, {z:.0f}), and written back where they were."
+    )
+    with np.errstate(over="ignore"):
+        return (means.astype(np.float64) - middle).astype(np.float32), (x, y, z)
 
 
 def _as_labels(values: NDArray) -> NDArray[np.int32]:
@@ -515,6 +730,10 @@ def _usable_only(splat: Splat, where: str) -> Splat:
     return splat.select(usable)
 
 
+def _note(message: str) -> None:
+    CONSOLE.print(escape(message), soft_wrap=True)
+
+
 def _warn(message: str) -> None:
     CONSOLE.print(f"[bold yellow]Warning:[/bold yellow] {escape(message)}")
 
@@ -523,9 +742,9 @@ def _warn(message: str) -> None:
 
 
 def sidecar_path(path: str | Path) -> Path:
-    """Where the objects of a PLY are told of: `<stem>.objects.json` beside it."""
+    """Where the objects of a PLY are told of: `<stem>.objects.json` beside it, of cup.compressed.ply cup.objects.json."""
     path = Path(path)
-    return path.with_name(f"{path.stem}.objects.json")
+    return path.with_name(f"{path.stem.removesuffix('.compressed')}.objects.json")
 
 
 def read_objects(path: str | Path) -> ObjectTable | None:
@@ -631,13 +850,19 @@ def write_ply(
     names: Mapping[int, str] | None = None,
     colors: Mapping[int, Sequence[float]] | None = None,
     extra: bool = True,
+    ids: bool = True,
 ) -> Path:
-    """Write a splat as a binary PLY file that any viewer opens, and what its objects are beside it.
+    """Write a splat as a binary PLY file for viewers and other programs, and what its objects are beside it.
 
-    The properties are x y z nx ny nz f_dc_* f_rest_* opacity scale_* rot_* (float, in this order, the normals
-    zero), then `object_id` (int) if the splat has labels, then the extra ones (float). An antialiased splat
-    is marked by the comment "SplatRenderMode: mip". Gaussians with a value that is not finite, or a
-    quaternion of zeros, are left out with a warning: viewers fail on them.
+    The properties are x y z nx ny nz f_dc_* f_rest_* opacity scale_* rot_* (in this order, the normals zero), then
+    `object_id` if the splat has labels, then the extra ones. All are `float`: other types garble the file in programs
+    that know no others. The exception are x y z of a splat with an `offset`, which are `double`. Floats hold ids up to
+    2^24; above, `object_id` is what is left of the id divided by 2^24, and `object_id_high` the quotient. Where all
+    Gaussians have one id, a comment "object_id 7" stands for the property, so that there is none that 3DGS does not know.
+
+    Comments that others honour say that a splat is antialiased ("SplatRenderMode: mip"), and its vertical axis
+    ("Vertical axis: z"); one of ours, its frame ("Frame: nerfstudio", "Frame: original"). Gaussians with a value that is
+    not finite, or a quaternion of zeros, are left out with a warning: viewers fail on them.
 
     With labels or names, `<stem>.objects.json` is written too::
 
@@ -656,6 +881,7 @@ def write_ply(
         names: Names of objects by id; "object 7" where missing.
         colors: Colours of objects by id, RGB in 0..1; those of `object_colors` where missing.
         extra: Write `Splat.extra`.
+        ids: Write `object_id`, as a property or a comment.
 
     Returns:
         The path of the PLY file.
@@ -669,18 +895,18 @@ def write_ply(
     files: dict[Path, Iterable[bytes]] = {}
     if splat.labels is not None or names:
         files[sidecar_path(path)] = [sidecar_bytes(splat, names, colors=colors)]
-    files[path] = vertex_blocks(splat)
+    files[path] = vertex_blocks(splat, ids=ids)
     write_files(files)
     return path
 
 
-def ply_bytes(splat: Splat, *, extra: bool = True) -> bytes:
+def ply_bytes(splat: Splat, *, extra: bool = True, ids: bool = True) -> bytes:
     """What the PLY file that `write_ply` writes holds.
 
     Raises:
         PlyError: The splat is empty, or its labels or extra properties do not fit.
     """
-    return b"".join(vertex_blocks(prepare_splat(splat, "a PLY", extra=extra)))
+    return b"".join(vertex_blocks(prepare_splat(splat, "a PLY", extra=extra), ids=ids))
 
 
 def prepare_splat(splat: Splat, where: str, *, extra: bool = True) -> Splat:
@@ -698,12 +924,16 @@ def prepare_splat(splat: Splat, where: str, *, extra: bool = True) -> Splat:
         raise PlyError(
             f"There is nothing to write to {where}: the splat is empty, expected a Gaussian at least."
         )
-    splat = replace(splat, extra=splat.extra if extra else {})
+    kept = dict(splat.extra) if extra else {}
+    if splat.labels is not None:  # what the file said before of objects is replaced
+        for name in ("object_id", _HIGH):
+            kept.pop(name, None)
+    splat = replace(splat, extra=kept)
     _check_extra(splat, where)
     splat = splat.to("cpu")
     parameters = {name: getattr(splat, name).detach().float() for name in _PARAMETERS}
     labels = None if splat.labels is None else torch.from_numpy(_as_labels(splat.labels.numpy()))
-    return _usable_only(replace(splat, **parameters, labels=labels), f"to write to {where}")
+    return _usable_only(_finite(replace(splat, **parameters, labels=labels)), f"to write to {where}")
 
 
 def _check_extra(splat: Splat, where: str) -> None:
@@ -717,7 +947,7 @@ def _check_extra(splat: Splat, where: str) -> None:
                 f"Cannot write {where}: Splat.{name} has shape {list(value.shape)}, expected [{len(splat)}]."
             )
     for name in splat.extra:
-        if name in _RESERVED or _REST.fullmatch(name) or (name == "object_id" and splat.labels is not None):
+        if name in _RESERVED or name in _NORMALS or _REST.fullmatch(name):
             raise PlyError(
                 f"Cannot write {where}: the extra property {name!r} has the name of a property of every splat. "
                 "Rename it, or write with extra=False."
@@ -754,7 +984,10 @@ def sidecar_bytes(
     labels = torch.full((len(splat),), IGNORE) if splat.labels is None else splat.labels
     ids, rows, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     gaussians = dict(zip(ids.tolist(), counts.tolist(), strict=True))
-    boxes = _boxes(splat.means, rows, len(ids))
+    boxes = [
+        [[x + o for x, o in zip(corner, splat.offset, strict=True)] for corner in box]
+        for box in _boxes(splat.means, rows, len(ids))
+    ]
     box_of = {i: {"min": low, "max": high} for i, (low, high) in zip(ids.tolist(), boxes, strict=True)}
     table = _table([*gaussians, *(names or {})], names, colors)
     lines = []
@@ -783,42 +1016,63 @@ def _boxes(means: Tensor, rows: Tensor, count: int) -> list[list[list[float]]]:
     return torch.stack([low, high], dim=1).tolist()
 
 
-def vertex_blocks(splat: Splat) -> Iterator[bytes]:
-    """Header and vertices of a PLY, piece by piece, of what `prepare_splat` gave."""
+def header_comments(splat: Splat) -> list[str]:
+    """What a PLY's header says of a splat beside its numbers, line by line."""
+    return [
+        *([f"comment {ANTIALIASED}"] if splat.antialiased else []),
+        *([f"comment Vertical axis: {splat.up}"] if splat.up is not None else []),
+        *([f"comment Frame: {splat.frame}"] if splat.frame is not None else []),
+    ]
+
+
+def vertex_blocks(splat: Splat, *, ids: bool = True) -> Iterator[bytes]:
+    """Header and vertices of a PLY, piece by piece, of what `prepare_splat` gave; with object ids, if any, unless told."""
     n_rest = 3 * splat.features_rest.shape[1]
-    rest = (f"f_rest_{i}" for i in range(n_rest))
-    properties = [f"float {name}" for name in (*_MEANS, *_NORMALS, *_DC, *rest, "opacity", *_SCALES, *_QUATS)]
-    if splat.labels is not None:
-        properties.append("int object_id")
-    properties += [f"float {name}" for name in splat.extra]
+    moved = any(splat.offset)
+    means = (
+        splat.means.numpy().astype(np.float64) + np.asarray(splat.offset) if moved else splat.means.numpy()
+    )
+    rest = [f"f_rest_{i}" for i in range(n_rest)]
+    single = [
+        (list(_NORMALS), np.zeros((len(splat), 3), np.float32)),
+        (list(_DC), splat.features_dc.numpy()),
+        (rest, splat.features_rest.numpy().transpose(0, 2, 1)),
+        (["opacity"], splat.opacities.numpy()),
+        (list(_SCALES), splat.scales.numpy()),
+        (list(_QUATS), splat.quats.numpy()),
+    ]
+    comments = header_comments(splat)
+    if splat.labels is not None and ids:
+        labels = splat.labels.numpy().astype(np.int64)
+        if (labels == labels[0]).all():
+            comments.append(f"comment object_id {labels[0]}")
+        elif labels.max() <= _FLOAT_IDS:
+            single.append((["object_id"], labels))
+        else:
+            single.append((["object_id"], np.where(labels < 0, labels, labels % _FLOAT_IDS)))
+            single.append(([_HIGH], np.maximum(labels, 0) // _FLOAT_IDS))
+    single += [([name], value.detach().float().numpy()) for name, value in splat.extra.items()]
+    properties = [f"{'double' if moved else 'float'} {name}" for name in _MEANS]
+    properties += [f"float {name}" for names, _ in single for name in names]
     # The original viewer of 3DGS expects the number of vertices on the third line: a comment has to follow it.
     header = [
         "ply",
         "format binary_little_endian 1.0",
         f"element vertex {len(splat)}",
         *(f"property {prop}" for prop in properties),
-        *([f"comment {ANTIALIASED}"] if splat.antialiased else []),
+        *comments,
         "end_header",
     ]
     yield "".join(f"{line}\n" for line in header).encode()
 
-    parts = [
-        splat.means.numpy(),
-        np.zeros((len(splat), 3), np.float32),
-        splat.features_dc.numpy(),
-        splat.features_rest.numpy().transpose(0, 2, 1),
-        splat.opacities.numpy(),
-        splat.scales.numpy(),
-        splat.quats.numpy(),
-    ]
-    if splat.labels is not None:
-        parts.append(splat.labels.numpy().astype("<i4").view("<f4"))  # its bytes, to lie among the floats
-    parts += [value.detach().float().numpy() for value in splat.extra.values()]
+    parts = [values for names, values in single if names]
     per_block = max(1, _BLOCK_BYTES // (4 * len(properties)))
     for start in range(0, len(splat), per_block):
         rows = min(per_block, len(splat) - start)
-        block = [part[start : start + rows].reshape(rows, -1) for part in parts if part.size]
-        yield np.concatenate(block, axis=1).astype("<f4", copy=False).tobytes()
+        first = means[start : start + rows].astype("<f8" if moved else "<f4", copy=False)
+        block = [part[start : start + rows].reshape(rows, -1).astype("<f4", copy=False) for part in parts]
+        # A double lies among the floats as two of them: only its bytes count.
+        yield np.concatenate([np.ascontiguousarray(first).view("<f4"), *block], axis=1).tobytes()
 
 
 def write_files(files: Mapping[Path, Iterable[bytes]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +38,13 @@ class Splat:
     """int32 [N] object ids, -1 where unknown; None if the splat has none."""
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Any other number per Gaussian: [N], by the name of its PLY property."""
+    frame: Literal["nerfstudio", "original"] | None = None
+    """Coordinates, where they are known: those of nerfstudio's training, or the original ones of COLMAP or transforms.json."""
+    up: str | None = None
+    """The vertical axis, where it is known: x, y, z, or three numbers."""
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """What has to be added to `means` for the coordinates of the file, world units: georeferenced scenes lie so far from
+    the origin that float32 cannot tell neighbours apart."""
 
     def __post_init__(self) -> None:
         count = len(self.means)

@@ -312,7 +312,10 @@ BAD_MAPS = {
     "empty": (_empty, r"holds no PNG"),
     "no overlap": (_rename, r"None of the 9 photos .* among the 10"),
     "truncated": (_truncate, r"frame_00001\.png cannot be read"),
-    "colour": (_replace(np.zeros((32, 48, 3), np.uint8)), r"frame_00001\.png is a colour image"),
+    "colour": (
+        _replace(np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.uint8)),
+        r"frame_00001\.png is a colour image",
+    ),
     "other size": (_replace(np.zeros((32, 40), np.uint8)), r"frame_00001\.png is 40 x 32 .* is 48 x 32"),
 }
 

@@ -90,7 +90,7 @@ def test_npy_is_never_unpickled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_refuses_colour(tmp_path: Path, channels: int) -> None:
-    path = save(tmp_path / "view.png", np.zeros((4, 6, channels), np.uint8))
+    path = save(tmp_path / "view.png", RNG.integers(0, 256, (4, 6, channels)).astype(np.uint8))
     with pytest.raises(IdMapError, match=r"view\.png is a colour image .*6 x 4.*palette"):
         read_id_map(path)
 

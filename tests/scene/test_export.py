@@ -111,6 +111,24 @@ def test_one_file_an_object(tmp_path: Path) -> None:
         assert path.read_bytes() == ply_bytes(own)
 
 
+def test_a_second_export_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    splat = make_splat()
+    export_objects(tmp_path, splat, {1: "cup", 2: "plate"}, separate=True)
+    (tmp_path / "4_mine.ply").write_text("not listed")
+    export_objects(tmp_path, splat.select(labels_of(splat) < 2), {1: "mug"}, separate=True)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["0.ply", "1_mug.ply", "4_mine.ply", "older", "scene.objects.json"]
+    assert sorted(path.name for path in (tmp_path / "older").iterdir()) == [
+        "1_cup.ply",
+        "2_plate.ply",
+        "3.ply",
+    ]
+    # a sidecar of a stranger names no file outside, and none that we would not have written
+    for name in ("../9.ply", "/9.ply", "4_mine.ply.bak", ".ply", "notes.txt"):
+        (tmp_path / "scene.objects.json").write_text(json.dumps({"objects": [{"id": 1, "file": name}]}))
+        assert export._listed(tmp_path / "scene.objects.json") == set()
+
+
 def test_safe_names() -> None:
     assert {name: safe_name(name) for name in HOSTILE.values()} == {
         "../../x": "x", "": "", "🍎🍐": "", "a" * 300: "a" * 60, "cup": "cup", "/etc/passwd": "etc_passwd", "..": "",
@@ -137,10 +155,10 @@ def test_older_files_stay_until_the_new_ones_are_complete(
     real = export.vertex_blocks
     count = iter(range(100))
 
-    def failing(splat: Splat) -> object:
+    def failing(splat: Splat, *, ids: bool) -> object:
         if next(count) == 2:
             raise OSError(28, "No space left on device")
-        return real(splat)
+        return real(splat, ids=ids)
 
     monkeypatch.setattr(export, "vertex_blocks", failing)
     with pytest.raises(PlyError, match="No space left"):

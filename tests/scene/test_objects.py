@@ -179,3 +179,20 @@ def test_table_refuses_what_does_not_fit() -> None:
         ObjectTable.from_dict({"ids": [1], "names": ["cup", "pan"], "colors": [[0, 0, 0]]})
     with pytest.raises(ValueError, match=r"ascending, different and not negative; found \[2, 1\]"):
         ObjectTable.from_dict({"ids": [2, 1], "names": ["a", "b"], "colors": [[0, 0, 0], [1, 1, 1]]})
+
+
+def test_objects_are_found_by_one_rule() -> None:
+    table = ObjectTable.create(
+        [1, 2, 3, 4, 5, 7], {1: "Cup", 2: "cup, copy", 3: "plate", 4: "plate", 5: "7", 7: "x"}
+    )
+    for text, expected in (
+        ("cup", (1,)), ("CUP ", (1,)), ("cup, copy", (2,)), ("cup,  COPY", (2,)), ("cup, copy, 3", (2, 3)), ("3,cup,1", (3, 1)),
+        ("7", (7,)), ("x,,7", (7,)), ("cup, cup, copy", (1, 2)),
+    ):  # fmt: skip
+        assert table.find(text) == expected, text
+    for text, message in (
+        ("plate", "several objects of that name: 3, 4"), ("bowl", r"no such object as 'bowl'; the scene has 1 \(Cup\)"),
+        ("", "expected ids or names"), (" , ", "expected ids or names"), ("cup, bowl", "'bowl'"), ("9", "'9'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            table.find(text)

@@ -52,6 +52,11 @@ def assert_same(read: Splat, written: Splat) -> None:
         assert torch.equal(getattr(read, name), getattr(written, name)), name
 
 
+def labels_of(splat: Splat) -> torch.Tensor:
+    assert splat.labels is not None
+    return splat.labels
+
+
 def columns_of(splat: Splat) -> dict[str, tuple[str, NDArray]]:
     """Type and values of each property, as the original 3DGS writes them, without the code under test."""
     columns: dict[str, NDArray] = {}
@@ -175,12 +180,12 @@ def test_layout_of_a_written_file(tmp_path: Path) -> None:
         "format binary_little_endian 1.0",
         "element vertex 4",
         *(f"property float {name}" for name in floats),
-        "property int object_id",
+        "property float object_id",
         "property float age",
         "comment SplatRenderMode: mip",
     ]
     assert splat.labels is not None
-    dtype = np.dtype([*((name, "<f4") for name in floats), ("object_id", "<i4"), ("age", "<f4")])
+    dtype = np.dtype([*((name, "<f4") for name in floats), ("object_id", "<f4"), ("age", "<f4")])
     table = np.frombuffer(data, dtype)
     for name, (_, values) in columns_of(splat).items():
         assert np.array_equal(table[name], 0 * values if name in ("nx", "ny", "nz") else values), name
@@ -347,6 +352,124 @@ def test_labels_of_other_programs(tmp_path: Path, file_format: str) -> None:
     assert splat.extra["object_id"].tolist() == [0.5, 2, 7] and splat.extra["label"].tolist() == [4, 0, 200]
 
 
+# ------------------------------------------------------------------------------------ what other programs write
+
+
+def test_opaque_and_flat_gaussians_are_kept(tmp_path: Path, said: io.StringIO) -> None:
+    """logit(1) is +inf, logit(0) is -inf, log(0) is -inf: an opaque, an invisible and a flat Gaussian."""
+    splat = make_splat(4)
+    splat.opacities[:] = torch.tensor([torch.inf, -torch.inf, 30.0, 1.0])
+    splat.scales[3, 1] = -torch.inf
+    read = read_ply(write_file(tmp_path / "a.ply", columns_of(splat)))
+    assert read.opacities.tolist() == [20, -20, 30, 1] and float(read.scales[3, 1]) == -20
+    assert said.getvalue() == ""
+    splat.opacities[:] = torch.inf  # such as what an SPZ of a solid scene becomes
+    assert read_ply(write_ply(tmp_path / "b.ply", splat)).opacities.tolist() == [20] * 4
+    splat.scales[0, 0], splat.opacities[1] = torch.inf, torch.nan
+    assert len(read_ply(write_file(tmp_path / "c.ply", columns_of(splat)))) == 2
+
+
+def test_the_3d_filter_of_mip_splatting_is_folded_in(tmp_path: Path, said: io.StringIO) -> None:
+    splat = make_splat(50, 1)
+    width = torch.rand(50, generator=torch.Generator().manual_seed(1)) * 0.4
+    width[:5] = 0.0
+    columns = {**columns_of(splat), "filter_3D": ("float", width.numpy())}
+    read = read_ply(write_file(tmp_path / "a.ply", columns))
+    assert read.extra == {} and "filter_3D was folded" in said.getvalue()
+    sizes = splat.scales.double().exp()
+    wider = (sizes**2 + width.double()[:, None] ** 2).sqrt()
+    opacity = splat.opacities.double().sigmoid() * (sizes.prod(dim=1) / wider.prod(dim=1))
+    assert torch.allclose(read.scales.double().exp(), wider, rtol=1e-5)
+    assert torch.allclose(read.opacities.double().sigmoid(), opacity, atol=1e-6)
+    assert torch.equal(read.scales[:5], splat.scales[:5]), "nothing changes without a filter"
+    assert torch.equal(read.opacities[:5], splat.opacities[:5])
+    # written and read again, it is not folded twice
+    assert_same(read_ply(write_ply(tmp_path / "b.ply", read)), read)
+
+
+@pytest.mark.parametrize(
+    ("comments", "antialiased"),
+    [
+        (["antialiased 1"], True),  # Postshot
+        (["antialiased 0"], False),
+        (["Antialiased 1"], True),
+        (["SplatRenderMode: mip"], True),  # Brush
+        (["SplatRenderMode: default"], False),
+        (["splatrendermode: MIP"], True),
+        (["SplatRenderMode: mip", "SplatRenderMode: default"], False),
+        (["antialiased 0", "SplatRenderMode: mip"], True),
+        (["not antialiased 1 at all"], False),
+        ([], False),
+    ],
+)
+def test_marks_of_antialiasing(tmp_path: Path, comments: list[str], antialiased: bool) -> None:
+    assert (
+        read_ply(write_file(tmp_path / "a.ply", columns_of(make_splat()), comments=comments)).antialiased
+        is antialiased
+    )
+
+
+@pytest.mark.parametrize(
+    ("comment", "up"),
+    [
+        ("Vertical Axis: z", "z"),  # ns-export
+        ("Vertical axis: y", "y"),  # Brush
+        ("Vertical axis: 0 -0.5 1e-3", "0 -0.5 1e-3"),
+        ("Vertical axis: sideways", None),
+    ],
+)
+def test_the_vertical_axis_stays(tmp_path: Path, comment: str, up: str | None) -> None:
+    read = read_ply(write_file(tmp_path / "a.ply", columns_of(make_splat()), comments=[comment]))
+    assert read.up == up
+    assert read_ply(write_ply(tmp_path / "b.ply", read)).up == up
+
+
+def test_values_that_are_activated_already_are_warned_of(tmp_path: Path, said: io.StringIO) -> None:
+    splat = make_splat(50)
+    read_ply(write_file(tmp_path / "a.ply", columns_of(splat)))
+    assert said.getvalue() == ""
+    splat.scales, splat.opacities = splat.scales.exp(), splat.opacities.sigmoid()
+    read = read_ply(write_file(tmp_path / "a.ply", columns_of(splat)))
+    assert_same(read, splat)
+    assert "expected logarithms of sizes and logits" in said.getvalue() and "a.ply" in said.getvalue()
+
+
+@pytest.mark.parametrize("prefix", ["scalar_", "vertex_data_", "gs."])
+def test_names_with_a_prefix(tmp_path: Path, prefix: str) -> None:
+    """CloudCompare calls all but coordinates and normals scalar_..."""
+    splat = make_splat(5, labels=True)
+    columns = {**columns_of(splat), "object_id": ("float", labels_of(splat).numpy().astype("f4"))}
+    columns["age"] = ("float", np.arange(5, dtype=np.float32))
+    renamed = {
+        name if name in ("x", "y", "z", "nx", "ny", "nz") else prefix + name: value
+        for name, value in columns.items()
+    }
+    read = read_ply(write_file(tmp_path / "a.ply", renamed))
+    assert_same(read, splat)
+    assert torch.equal(labels_of(read), labels_of(splat)) and list(read.extra) == [f"{prefix}age"]
+    # some names only, and one that is there under both
+    renamed = {**columns, "scalar_opacity": ("float", np.zeros(5, np.float32))}
+    renamed["scalar_object_id"] = renamed.pop("object_id")
+    read = read_ply(write_file(tmp_path / "a.ply", renamed))
+    assert_same(read, splat)
+    assert torch.equal(labels_of(read), labels_of(splat)) and set(read.extra) == {"age", "scalar_opacity"}
+
+
+def test_labels_that_an_editor_made_floats(tmp_path: Path) -> None:
+    columns = columns_of(make_splat(4))
+    for values, ids in (
+        ([4, 0, 200, 1], [4, 0, 200, 1]),
+        ([4, np.nan, 200, 1], [4, -1, 200, 1]),
+        ([0.5, 0, 1, 1], None),
+        ([np.nan] * 4, None),
+    ):
+        for name in ("label", "object_id"):
+            floats = np.array(values, np.float32)
+            read = read_ply(write_file(tmp_path / "a.ply", {**columns, name: ("float", floats)}))
+            assert (None if read.labels is None else read.labels.tolist()) == ids
+            assert list(read.extra) == ([name] if ids is None else [])
+
+
 # ------------------------------------------------------------------------------------------ unusable Gaussians
 
 
@@ -370,9 +493,10 @@ def test_unusable_gaussians_are_dropped_on_reading(
     folder = tmp_path / "[red]"
     folder.mkdir()
     read = read_ply(write_file(folder / "a.ply", columns, file_format))
-    assert_same(read, splat.select(torch.tensor([0, 5, 7])))
-    assert read.extra["age"].nan_to_num(-5).tolist() == [0, -5, 7]
-    assert f"Dropped 5 of the 8 Gaussians in {folder / 'a.ply'}" in said.getvalue()
+    splat.scales[2, 0], splat.opacities[6] = -20, 20  # flat, and opaque
+    assert_same(read, splat.select(torch.tensor([0, 2, 5, 6, 7])))
+    assert read.extra["age"].nan_to_num(-5).tolist() == [0, 2, -5, 6, 7]
+    assert f"Dropped 3 of the 8 Gaussians in {folder / 'a.ply'}" in said.getvalue()
     columns["x"] = ("float", np.full(8, np.nan, np.float32))
     with pytest.raises(PlyError, match=r"None of the 8 Gaussians in .*a\.ply can be drawn"):
         read_ply(write_file(folder / "a.ply", columns, file_format))
@@ -381,12 +505,13 @@ def test_unusable_gaussians_are_dropped_on_reading(
 def test_unusable_gaussians_are_not_written(tmp_path: Path, said: io.StringIO) -> None:
     splat = broken_splat()
     path = write_ply(tmp_path / "a.ply", splat)
-    assert said.getvalue().count("Dropped 5 of the 8 Gaussians to write to") == 1
+    assert said.getvalue().count("Dropped 3 of the 8 Gaussians to write to") == 1
     assert len(splat) == 8
     read = read_ply(path)
-    assert_same(read, splat.select(torch.tensor([0, 5, 7])))
+    splat.scales[2, 0], splat.opacities[6] = -20, 20
+    assert_same(read, splat.select(torch.tensor([0, 2, 5, 6, 7])))
     data = json.loads((tmp_path / "a.objects.json").read_text())
-    assert sum(entry["gaussians"] for entry in data["objects"]) + data["unknown_gaussians"] == 3
+    assert sum(entry["gaussians"] for entry in data["objects"]) + data["unknown_gaussians"] == 5
     splat.means[:] = float("nan")
     with pytest.raises(PlyError, match="None of the 8 Gaussians to write"):
         write_ply(path, splat)
@@ -538,7 +663,7 @@ def test_no_ply(tmp_path: Path) -> None:
     path.write_bytes(b"")
     refused(path, "is empty")
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    refused(path, "not a PLY file", "version https")
+    refused(path, "not a PLY file", "git-lfs", "git lfs pull")
     path.write_bytes(b"polygon\n")
     refused(path, "not a PLY file")
 
@@ -589,11 +714,14 @@ def test_no_splat(tmp_path: Path, file_format: str) -> None:
     refused(write_file(path, zero, file_format), "no Gaussian")
 
 
-def test_compressed(tmp_path: Path) -> None:
+def test_compressed_needs_gsply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ply.formats, "gsply", lambda: None)
     names = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
     columns = {name: ("uint32", np.arange(256, dtype=np.uint32)) for name in names}
     chunk = ("element chunk 1\nproperty float min_x\nproperty float max_x\n", bytes(8))
-    refused(write_file(tmp_path / "a.ply", columns, before=chunk), "compressed", "SuperSplat")
+    refused(
+        write_file(tmp_path / "a.ply", columns, before=chunk), "compressed", "SuperSplat", "splat-transform"
+    )
 
 
 def test_lists_and_repetitions(tmp_path: Path) -> None:
@@ -753,7 +881,7 @@ def test_bad_places(tmp_path: Path) -> None:
 def test_splats_that_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "a.ply"
     not_written(path, make_splat(0), "nothing to write")
-    for name in ("x", "nx", "opacity", "f_rest_77", "object_id", "two words", ""):
+    for name in ("x", "nx", "opacity", "f_rest_77", "two words", ""):
         splat = make_splat(labels=True)
         splat.extra = {name: torch.zeros(7)}
         not_written(path, splat, repr(name), "Rename it")
@@ -763,7 +891,11 @@ def test_splats_that_cannot_be_written(tmp_path: Path) -> None:
     splat = make_splat()
     splat.labels = torch.zeros(6, dtype=torch.int32)
     not_written(path, splat, "Splat.labels", "[6]")
-    # without labels, object_id is a name like any other
+    # labels replace the object_id of before; without labels, it is a name like any other
+    splat = make_splat(labels=True)
+    splat.extra = {"object_id": torch.arange(7) / 2}
+    read = read_ply(write_ply(path, splat))
+    assert read.extra == {} and torch.equal(labels_of(read), labels_of(splat))
     splat = make_splat()
     splat.extra = {"object_id": torch.arange(7) / 2}
     assert torch.equal(read_ply(write_ply(path, splat)).extra["object_id"], splat.extra["object_id"])
