@@ -96,6 +96,8 @@ gradiseg_lite = MethodSpecification(
         GradisegModelConfig(
             schedule=ScheduleConfig(refine_every=1 / 30, opacity_reset_interval=0.0, prune_large_from=1.0),
             cull_alpha_thresh=0.02,
+            # Between splatfacto's 0.0008, which leaves fine texture out, and its half, which overfits (docs/floaters.md).
+            densify_grad_thresh=0.0006,
             # A tenth of the steps: every Gaussian is drawn for L_3d as often.
             neighbor_samples=10_000,
         ),
