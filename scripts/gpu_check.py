@@ -193,18 +193,21 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def steps(options: argparse.Namespace) -> None:
-    for count in (200_000, 1_000_000):
+    counts, size, classes = (
+        ((2_000,), ("96", "64"), "16") if options.small else ((200_000, 1_000_000), ("1920", "1080"), "256")
+    )
+    for count in counts:
         path = options.output / f"steps-{count}.json"
         command = [
             sys.executable, str(ROOT / "benchmarks" / "training.py"), "--data", str(options.scene), "--device", "cuda",
-            "--gaussians", str(count), "--size", "1920", "1080", "--classes", "256", "--phases", "0.2", "0.45", "0.6", "0.7",
-            "--blocks", "3", "--iterations", "12", "--output", str(path),
+            "--gaussians", str(count), "--size", *size, "--classes", classes, "--phases", "0.2", "0.45", "0.6", "0.7",
+            "--blocks", "1" if options.small else "3", "--iterations", "4" if options.small else "12", "--output", str(path),
         ]  # fmt: skip
         process = subprocess.Popen(command, cwd=ROOT)
         while process.poll() is None:
             time.sleep(1)
-            _tell_steps(count, path)
-        _tell_steps(count, path)
+            _tell_steps(count, path, size)
+        _tell_steps(count, path, size)
         if process.returncode:
             raise SystemExit(f"{count} Gaussians: benchmarks/training.py ended with {process.returncode}")
 
@@ -212,7 +215,7 @@ def steps(options: argparse.Namespace) -> None:
 _told: dict[int, int] = {}
 
 
-def _tell_steps(count: int, path: Path) -> None:
+def _tell_steps(count: int, path: Path, size: tuple[str, ...]) -> None:
     try:
         rows = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -230,7 +233,7 @@ def _tell_steps(count: int, path: Path) -> None:
         }
         for row in rows
     ]
-    result(**{f"{count} Gaussians, 1920x1080, 256 ids": table})
+    result(**{f"{count} Gaussians, {'x'.join(size)}": table})
 
 
 def channels(options: argparse.Namespace) -> None:
@@ -239,7 +242,8 @@ def channels(options: argparse.Namespace) -> None:
     from gradiseg_ns import rendering
 
     generator = torch.Generator().manual_seed(0)
-    for count, (width, height) in ((200_000, (1280, 720)), (1_000_000, (1920, 1080))):
+    full = ((200_000, (1280, 720)), (1_000_000, (1920, 1080)))
+    for count, (width, height) in ((500, (64, 48)),) if options.small else full:
         box, corner = torch.tensor([4.0, 2.5, 2.0]), torch.tensor([-2.0, -1.25, 2.0])
         size = 0.6 * count ** (-1 / 3)
         gaussians = rendering.Gaussians(
@@ -474,6 +478,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=None, help="a scene for the stage `train`")
     parser.add_argument("--scene", type=Path, default=DEMO, help="the scene of `demo`, `steps` and `verbs`")
     parser.add_argument("--steps", type=int, default=1200, help="of the demo's training")
+    parser.add_argument(
+        "--small", action="store_true", help="tiny sizes: a rehearsal, whose times say nothing"
+    )
     parser.add_argument("--stages", nargs="*", choices=list(STAGES), default=list(STAGES))
     parser.add_argument("--stage", choices=list(STAGES), default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -497,6 +504,7 @@ def main() -> int:
         str(options.scene.resolve()),
     ]
     passed_on += ["--data", str(options.data)] if options.data else []
+    passed_on += ["--small"] if options.small else []
     for name in options.stages:
         left = 60 * options.minutes - (time.perf_counter() - start)
         if left < 5:
