@@ -444,7 +444,9 @@ class Session:
             rows = selecting.select_by_votes(sums[:, 0], sums[:, 1])
             rows &= self.selection.rows(arrangement, model.means)
             if not bool(rows.any()):
-                raise SessionError("no Gaussian of the object is there.")
+                raise SessionError(
+                    "that part is smaller than any Gaussian of the object: raise the tolerance, or click elsewhere."
+                )
             self._select_rows(arrangement, rows, model.means, sums.sum(dim=1) > 0)
 
     # --------------------------------------------------------------------- edits

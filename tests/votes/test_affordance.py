@@ -293,7 +293,7 @@ def _colour_map(folder: Path) -> None:
         (_broken_json, "JSON"),
         (_other_json, "labelme"),
         (_broken_data, "imageData"),
-        (_colour_map, "colour image"),
+        (_colour_map, "has the id"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
