@@ -30,7 +30,7 @@ from viser._messages import GuiUpdateMessage
 
 from gradiseg_ns.scene.edits import Similarity, multiply_quaternions
 from gradiseg_ns.viewer.session import ObjectRow, Session
-from gradiseg_ns.viewer.websocket import one_drain_at_a_time
+from gradiseg_ns.viewer.websocket import guard_requests, one_drain_at_a_time
 
 if TYPE_CHECKING:
     from gradiseg_ns.pipeline import GradisegPipeline
@@ -75,6 +75,7 @@ class GradisegPanel(ViewerControl):
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
         one_drain_at_a_time()
+        guard_requests()
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
         self._ratio = float(VISER_NERFSTUDIO_SCALE_RATIO)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import threading
 import time
 import zipfile
@@ -266,3 +267,24 @@ def test_a_viewer_on_a_training_that_is_edited(scene: Path, tmp_path: Path) -> N
     assert len(alone) == 120
     assert together == alone
     assert trainer.pipeline.model.editing.edits.steps, "there were edits"
+
+
+def test_nobody_reads_other_files_or_drives_it_from_another_page(opened: Opened) -> None:
+    """With requests as they are on the wire."""
+    port = opened.server.get_port()
+
+    def status(path: str, *headers: str) -> str:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            lines = [f"GET {path} HTTP/1.1", *(headers or (f"Host: 127.0.0.1:{port}",)), "Connection: close"]
+            connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+            return connection.makefile("rb").readline().decode().split()[1]
+
+    assert status("/") == "200"
+    assert status("/../../../../../../../../etc/passwd") == "403"
+    upgrade = (
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    assert status("/", f"Host: 127.0.0.1:{port}", "Origin: https://evil.example", *upgrade) == "403"
+    assert status("/", "Host: evil.example", "Origin: http://evil.example") == "403"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import http
 
-from gradiseg_ns.viewer.websocket import one_drain_at_a_time
+import pytest
+
+from gradiseg_ns.viewer.websocket import guard_requests, known_host, one_drain_at_a_time, refusal
 
 
 def test_drains_are_taken_in_turn() -> None:
@@ -36,3 +39,42 @@ def test_the_legacy_protocol_is_mended() -> None:
 
     one_drain_at_a_time()
     assert WebSocketCommonProtocol.drain._in_turn  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "path", ["/../../etc/passwd", "/a/../../b", "/%2e%2e/%2e%2e/etc/passwd", "/..\\..\\x", "/a/.."]
+)
+def test_paths_never_leave_the_viewers_files(path: str) -> None:
+    assert refusal(path, {"Host": "127.0.0.1:7007"})
+    assert refusal("/assets/index..js", {"Host": "127.0.0.1:7007"}) is None
+
+
+def test_only_the_viewers_own_page_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal("/", {"Host": "localhost:7007", "Origin": "http://localhost:7007"}) is None
+    assert refusal("/", {"Host": "192.168.1.5:7007", "Origin": "http://192.168.1.5:7007"}) is None
+    assert refusal("/", {"Host": "[::1]:7007"}) is None, "no browser: no origin"
+    assert refusal("/", {"Host": "localhost:7007", "Origin": "https://evil.example"})
+    assert refusal("/", {"Host": "localhost:7007", "Origin": "http://localhost:8000"}), (
+        "another port is another page"
+    )
+    assert refusal("/", {"Host": "localhost:7007", "Origin": "null"})
+    # a name that somebody else has point to this machine: its page and its origin agree
+    rebound = {"Host": "evil.example:7007", "Origin": "http://evil.example:7007"}
+    assert "GRADISEG_VIEWER_HOSTS=evil.example" in str(refusal("/", rebound))
+    monkeypatch.setenv("GRADISEG_VIEWER_HOSTS", "box.lan, evil.example")
+    assert refusal("/", rebound) is None and known_host("BOX.lan:7007")
+    assert known_host("abc.share.viser.studio") and not known_host("share.viser.studio.evil.example")
+
+
+def test_requests_are_guarded_once() -> None:
+    class Protocol:
+        async def process_request(self, path: str, request_headers: dict[str, str]) -> None:
+            return None
+
+    guard_requests(Protocol)
+    once = Protocol.process_request
+    guard_requests(Protocol)
+    assert Protocol.process_request is once
+    status, _, body = asyncio.run(Protocol().process_request("/../x", {"Host": "localhost"}))  # type: ignore[misc]
+    assert status == http.HTTPStatus.FORBIDDEN and b"own files" in body
+    assert asyncio.run(Protocol().process_request("/", {"Host": "localhost"})) is None
