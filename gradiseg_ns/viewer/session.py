@@ -442,7 +442,11 @@ class Session:
             arrangement = model.arrangement().shown()
             sums = rendering.transpose(seen.projection, torch.stack([mask, ~mask], dim=-1).float())
             rows = selecting.select_by_votes(sums[:, 0], sums[:, 1])
-            rows &= self.selection.rows(arrangement, model.means)
+            own_rows = self.selection.rows(arrangement, model.means)
+            rows &= own_rows
+            if not bool(rows.any()):  # all reach beyond the part: those that lie in it most
+                share = torch.where(own_rows, sums[:, 0] / sums.sum(dim=1).clamp(min=1e-6), 0.0)
+                rows = (share > 0) & (share >= 0.5 * share.max())
             if not bool(rows.any()):
                 raise SessionError(
                     "that part is smaller than any Gaussian of the object: raise the tolerance, or click elsewhere."

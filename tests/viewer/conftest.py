@@ -33,7 +33,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def trainer(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> GradisegTrainer:
-    options = {"pipeline.model.boundary_refiner": False}
+    # These tests are about the viewer: the splat that it shows stays the same when defaults change.
+    options = {"pipeline.model.boundary_refiner": False, "pipeline.model.densify_grad_thresh": 0.0008}
     config = runs.make_config(
         "gradiseg-lite", scene, tmp_path_factory.mktemp("out"), steps=STEPS, device="cpu", options=options
     )

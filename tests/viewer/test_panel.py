@@ -167,7 +167,7 @@ def test_search_box_select_and_a_bad_upload(opened: Opened) -> None:
     client.press(client.find("7  blue ball", startswith=True).label)
     client.wait(lambda: selected(client).startswith("blue ball"))
     client.set("Search", "")
-    client.set("Tolerance", 0.5)  # below, the part may be smaller than any Gaussian of this coarse scene
+    client.set("Tolerance", 0.1)
     client.press("Split off a part")
     client.wait(lambda: client.pointer_enabled == "click")
     client.click(*opened.pixel_of(7))
