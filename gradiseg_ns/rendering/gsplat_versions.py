@@ -109,8 +109,8 @@ def _project_with_boxes(
         return Projected(
             radii, means[None, :, :2], nothing, means[None], nothing if calc_compensations else None
         )
-    boxes, means2d, depths, conics, compensations = gsplat.fully_fused_projection(
-        means, None, quats, scales, viewmat[None], K[None], width, height, packed=False,
+    boxes, means2d, depths, conics, compensations = _project_with_radii(
+        means, quats, scales, viewmat, K, width, height,
         radius_clip=0.0, calc_compensations=calc_compensations, **kwargs,
     )  # fmt: skip
     radii = radii_of_boxes(boxes, means2d, conics, width, height, radius_clip)
