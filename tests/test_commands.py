@@ -17,7 +17,7 @@ from PIL import Image
 
 from .scenes import write_scene
 
-STEPS = 60
+STEPS = 120
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200", "GOMP_SPINCOUNT": "0"}
 
 
