@@ -166,8 +166,9 @@ def one_run(job: dict[str, Any]) -> None:
     import shutil
 
     import gradiseg_ns.runs as runs
-    from gradiseg_ns.demo import overview, view_panels
+    from gradiseg_ns.demo import view_panels
     from gradiseg_ns.evaluation.views import worst_view
+    from gradiseg_ns.tools.pictures import overview
 
     folder = Path(job["folder"])
     options = {

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from gradiseg_ns.console import say
 from gradiseg_ns.doctor import Doctor
-from gradiseg_ns.files import write_text
+from gradiseg_ns.tools.atomic import write_text
+from gradiseg_ns.tools.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,9 +210,9 @@ class Lift(_Source):
         import torch
 
         from gradiseg_ns.data.id_maps import IGNORE, resize_id_map
-        from gradiseg_ns.demo import overview, panels
         from gradiseg_ns.evaluation.metrics import MaskMetrics, print_table
         from gradiseg_ns.model import MIN_ACCUMULATION
+        from gradiseg_ns.tools.pictures import overview, panels
 
         test, truths = scene.test, scene.manager.eval_dataset
         if self.eval_masks_dir is not None:
@@ -431,8 +431,8 @@ class Affordance(_Source):
     def main(self) -> None:
         import torch
 
-        from gradiseg_ns.demo import overview
         from gradiseg_ns.scene.ply import write_ply
+        from gradiseg_ns.tools.pictures import overview
         from gradiseg_ns.votes import affordance
 
         exemplars, names = affordance.read_exemplars(self.exemplars)

@@ -14,9 +14,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from gradiseg_ns.console import say
 from gradiseg_ns.scene.export import Format
 from gradiseg_ns.sources import DataParser, Frame, Run, Scene, SourceError
+from gradiseg_ns.tools.terminal import say
 
 if TYPE_CHECKING:
     from gradiseg_ns.rendering import Camera
@@ -116,8 +116,8 @@ class Edit:
     def _draw(self, run: Run, script: Any, path: Path) -> None:
         from PIL import Image
 
-        from gradiseg_ns.demo import overview
         from gradiseg_ns.scene.edits import edited_splat
+        from gradiseg_ns.tools.pictures import overview
 
         scene = run.scene(maps=False)
         cameras = scene.test.cameras or scene.train.cameras

@@ -11,18 +11,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import tyro
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+
+from gradiseg_ns.tools.pictures import Captioned, overview, panels
 
 if TYPE_CHECKING:
     from gradiseg_ns.model import Outputs
     from gradiseg_ns.pipeline import GradisegPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ERROR_COLOR = (255, 40, 40)
-CAPTION_HEIGHT = 22
 
 
 @dataclass
@@ -73,7 +70,7 @@ class Demo:
             soft_wrap=True,
         )
 
-    def _rows(self, pipeline: GradisegPipeline) -> list[list[tuple[str, Image.Image]]]:
+    def _rows(self, pipeline: GradisegPipeline) -> list[list[Captioned]]:
         """Pictures of the worst held-out view and of the first others."""
         from gradiseg_ns.evaluation.views import worst_view
 
@@ -85,8 +82,8 @@ class Demo:
         return [view_panels(pipeline, index) for index in order[: self.views]]
 
 
-def view_panels(pipeline: GradisegPipeline, index: int) -> list[tuple[str, Image.Image]]:
-    """The captioned pictures of a held-out view (:func:`panels`), by its place among them."""
+def view_panels(pipeline: GradisegPipeline, index: int) -> list[Captioned]:
+    """The captioned pictures of a held-out view (:func:`~gradiseg_ns.tools.pictures.panels`), by its place among them."""
     from gradiseg_ns.evaluation.views import worst_view
 
     model = pipeline.model
@@ -99,49 +96,6 @@ def view_panels(pipeline: GradisegPipeline, index: int) -> list[tuple[str, Image
     score, worst = pipeline.view_scores[index], worst_view(pipeline.view_scores)
     which = f"worst of {len(pipeline.view_scores)} held-out views" if score == worst else "held out"
     return panels(*(t.cpu().numpy() for t in (*shown, ids, truth)), title=f"{score.name} ({which})")
-
-
-def panels(
-    photo: NDArray[np.float32],
-    render: NDArray[np.float32],
-    segmentation: NDArray[np.float32],
-    ids: NDArray[np.int32],
-    truth: NDArray[np.int32],
-    title: str = "photo (held out)",
-) -> list[tuple[str, Image.Image]]:
-    """Photo, render, segmentation and wrong ids (red on the darkened photo) of one view, with captions."""
-    mse = float(np.mean((render - photo[..., :3]) ** 2))
-    wrong = (ids != truth) & (truth >= 0)
-    error = (photo[..., :3] * 90).astype(np.uint8)
-    error[wrong] = ERROR_COLOR
-    share = wrong.sum() / max(1, int((truth >= 0).sum()))
-    return [
-        (title, _image(photo[..., :3])),
-        (f"render, PSNR {-10 * np.log10(max(mse, 1e-10)):.1f} dB", _image(render)),
-        ("segmentation", _image(segmentation)),
-        (f"wrong ids: {share:.2%} of the pixels", Image.fromarray(error)),
-    ]
-
-
-def overview(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
-    """A sheet of captioned pictures, a row a view."""
-    width = max(sum(image.width for _, image in row) for row in rows)
-    height = sum(max(image.height for _, image in row) + CAPTION_HEIGHT for row in rows)
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    y = 0
-    for row in rows:
-        x = 0
-        for caption, image in row:
-            draw.text((x + 5, y + 5), caption, fill="black")
-            sheet.paste(image, (x, y + CAPTION_HEIGHT))
-            x += image.width
-        y += CAPTION_HEIGHT + max(image.height for _, image in row)
-    return sheet
-
-
-def _image(values: NDArray[np.float32]) -> Image.Image:
-    return Image.fromarray((np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 if __name__ == "__main__":

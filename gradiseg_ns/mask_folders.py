@@ -24,10 +24,10 @@ from gradiseg_ns.data.agreement import IdAgreement, id_agreement
 from gradiseg_ns.data.datamanager import camera_lookup
 from gradiseg_ns.data.dataset import warn
 from gradiseg_ns.data.id_maps import IdMapError, read_frame_maps
-from gradiseg_ns.files import new_folder
 from gradiseg_ns.scene.objects import colorize
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.sources import Scene
+from gradiseg_ns.tools.atomic import new_folder
 from gradiseg_ns.votes.association import Association, associate
 
 IdMode = Literal["auto", "keep", "new"]
@@ -182,7 +182,7 @@ def _report(names: Sequence[str], done: Associated) -> dict[str, object]:
 
 def overview_of(scene: Scene, done: Associated) -> Image.Image:
     """Photo, masks as they were and as they are now, of some views."""
-    from gradiseg_ns.demo import overview
+    from gradiseg_ns.tools.pictures import overview
 
     views = scene.train
     count = min(OVERVIEW_VIEWS, len(views))

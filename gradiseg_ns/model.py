@@ -58,6 +58,7 @@ from gradiseg_ns.scene.editing import Editing, Shown, glow, outline
 from gradiseg_ns.scene.edits import Arrangement
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.accumulate import VoteAccumulator, Votes
 from gradiseg_ns.votes.identities import encode, fit_scale, spread_codes
 from gradiseg_ns.votes.labels import majority
@@ -67,7 +68,7 @@ MIN_ACCUMULATION = 0.1
 """Below this accumulation a pixel shows no object at all: it is drawn as background and has the id IGNORE."""
 
 
-class CheckpointError(Exception):
+class CheckpointError(GradisegError):
     """A checkpoint that does not fit. Not a RuntimeError: nerfstudio would load what fits and carry on."""
 
 

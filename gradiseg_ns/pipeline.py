@@ -30,10 +30,10 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.commands import caller, edits_path, listen_locally
-from gradiseg_ns.console import say
 from gradiseg_ns.data.datamanager import GradisegDataManager
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.model import GradisegModel
+from gradiseg_ns.tools.terminal import say
 
 if TYPE_CHECKING:
     from gradiseg_ns.data.free_space import FreeSpace

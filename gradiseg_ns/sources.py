@@ -31,6 +31,7 @@ from gradiseg_ns.scene.formats import is_run_config
 from gradiseg_ns.scene.frames import to_nerfstudio, to_original
 from gradiseg_ns.scene.ply import read_ply
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.rendered import spread_views
 
 DataParser = Literal["nerfstudio-data", "colmap", "blender-data", "instant-ngp-data"]
@@ -50,7 +51,7 @@ _LOOKS = 8
 _FRAMES = {"nerfstudio": "nerfstudio's frame", "original": "the original frame of COLMAP or transforms.json"}
 
 
-class SourceError(ValueError):
+class SourceError(GradisegError):
     """A run, a PLY or a data folder that cannot be used; the message names it and says what to do."""
 
 

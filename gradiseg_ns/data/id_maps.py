@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gradiseg_ns.tools.errors import GradisegError
+
 IGNORE = -1
 """Value of a pixel that carries no label: outside the undistorted photo, or a view without an id map."""
 
@@ -41,7 +43,7 @@ PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".e
 _DOWNSCALED_FOLDER = re.compile(r"(.+)_\d+")
 
 
-class IdMapError(ValueError):
+class IdMapError(GradisegError):
     """An id map, or the folder of id maps, cannot be used; the message says which, why, and what to do."""
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from gradiseg_ns.data.free_space import MIN_POINTS, Frusta, project_into
 from gradiseg_ns.data.id_maps import read_transforms
 from gradiseg_ns.data.tracks import read_images_text
+from gradiseg_ns.tools.errors import GradisegError
 
 _INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h", "k1", "k2", "k3", "k4", "p1", "p2", "camera_angle_x")
 _ADVICE = "Correct its pose or remove the photo from the data set."
@@ -48,7 +49,7 @@ _SAMPLE = 2000
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-class PoseError(ValueError):
+class PoseError(GradisegError):
     """A camera has a pose or intrinsics that are not finite, or that no camera has; the message names its photo and file."""
 
 

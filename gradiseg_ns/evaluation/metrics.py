@@ -11,8 +11,6 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +24,8 @@ from rich.markup import escape
 from rich.table import Table
 from scipy import ndimage
 from torch import Tensor
+
+from gradiseg_ns.tools.atomic import write_text
 
 BOUNDARY_RATIO = 0.02
 """Width of the boundary band as a share of the image diagonal (LERF-Mask's)."""
@@ -346,7 +346,7 @@ def write_table(path: str | Path, result: MaskScores) -> Path:
         text = capture.get()
     else:
         raise ValueError(f"Cannot write a table to '{path}': expected a name ending in .csv, .json or .txt.")
-    _write_atomically(path, text)
+    write_text(path, text)
     return path
 
 
@@ -457,16 +457,3 @@ def _csv(result: MaskScores) -> str:
     means = figures(result.miou, result.mbiou, result.mbiou_fine)
     writer.writerow(["", "mean", *means, result.n_views, "", note, *figures(result.worst_iou)])
     return buffer.getvalue()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradiseg_ns.files import write_text
+from gradiseg_ns.tools.atomic import write_text
 
 
 @dataclass(frozen=True)

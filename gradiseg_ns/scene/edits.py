@@ -26,6 +26,7 @@ from torch import Tensor
 from gradiseg_ns import rendering
 from gradiseg_ns.scene.objects import ObjectTable, object_colors
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.tools.errors import GradisegError
 
 FILE_NAME = "edits.json"
 """The list of a run, beside its config.yml."""
@@ -38,7 +39,7 @@ _TINT_FLOOR = 0.25
 _SH_C0 = 0.28209479177387814
 
 
-class EditError(ValueError):
+class EditError(GradisegError):
     """An edit, or a file of edits, that cannot be used; the message says which, what was found and what is expected."""
 
 
@@ -880,7 +881,7 @@ class EditList:
         Raises:
             OSError: it cannot be written; what was there is still there.
         """
-        from gradiseg_ns.files import write_text
+        from gradiseg_ns.tools.atomic import write_text
 
         steps = [{"label": s.label, "edits": [e.to_json() for e in s.edits]} for s in self.steps]
         data = {"format": "gradiseg-edits", "version": 1, "steps": steps}

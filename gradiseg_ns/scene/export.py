@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradiseg_ns.scene.formats import flipped
-from gradiseg_ns.scene.ply import header_comments, prepare_splat, sidecar_bytes, vertex_blocks, write_files
+from gradiseg_ns.scene.ply import header_comments, prepare_splat, sidecar_bytes, vertex_blocks
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.tools.atomic import write_files
+from gradiseg_ns.tools.errors import GradisegError
 
 Format = Literal["ply", "compressed-ply", "spz"]
 """`ply` as in `write_ply`; PlayCanvas's and SuperSplat's compressed PLY; Niantic's SPZ, version 3."""
@@ -40,7 +42,7 @@ _SPZ_BITS = (12, 16)
 """Fewest and most bits behind the point of an SPZ's 24-bit coordinates: 12 are usual, 16 are 0.015 mm if a unit is a metre."""
 
 
-class ExportError(ValueError):
+class ExportError(GradisegError):
     """A splat cannot be exported like this; the message says why and what to do."""
 
 
@@ -79,7 +81,8 @@ def export_objects(
 
     Raises:
         ExportError: gsply is missing, a separate export has no object ids, or the format cannot hold the splat.
-        PlyError: The files cannot be written, or the splat is empty or has values that do not fit.
+        WriteError: The files cannot be written.
+        PlyError: The splat is empty or has values that do not fit.
     """
     sidecar, files = _plan(splat, names, colors, format, separate, stem, ids, progress)
     paths = [Path(folder) / name for name in (*sidecar, *files)]

@@ -7,14 +7,12 @@ what follows and cannot be trusted: every size in it is compared with the file b
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
 import os
 import re
 import reprlib
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +30,8 @@ from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.scene import formats
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.tools.atomic import write_files
+from gradiseg_ns.tools.errors import GradisegError
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -92,7 +92,7 @@ _BLOCK_BYTES = 1 << 19
 _PARAMETERS = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
 
 
-class PlyError(ValueError):
+class PlyError(GradisegError):
     """A PLY file cannot be read as a splat, or not be written; the message says which, why, and what to do."""
 
 
@@ -887,7 +887,8 @@ def write_ply(
         The path of the PLY file.
 
     Raises:
-        PlyError: The file cannot be written (what was there before is still there), the splat is empty, its
+        WriteError: The file cannot be written; what was there before is still there.
+        PlyError: The splat is empty, its
             labels or extra properties do not fit, or a colour is not three finite numbers.
     """
     path = Path(path)
@@ -1073,31 +1074,3 @@ def vertex_blocks(splat: Splat, *, ids: bool = True) -> Iterator[bytes]:
         block = [part[start : start + rows].reshape(rows, -1).astype("<f4", copy=False) for part in parts]
         # A double lies among the floats as two of them: only its bytes count.
         yield np.concatenate([np.ascontiguousarray(first).view("<f4"), *block], axis=1).tobytes()
-
-
-def write_files(files: Mapping[Path, Iterable[bytes]]) -> None:
-    """Writes all files under other names first and renames them when all are complete, the last one last.
-
-    Raises:
-        PlyError: A file cannot be written. No temporary file is left.
-    """
-    temporary: dict[Path, Path] = {}
-    path = Path()
-    try:
-        for path, blocks in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary[path] = path.with_name(f".{secrets.token_hex(8)}.tmp")
-            with open(temporary[path], "xb") as file:
-                for block in blocks:
-                    file.write(block)
-        for path, written in temporary.items():
-            os.replace(written, path)
-    except OSError as error:
-        raise PlyError(
-            f"{path} cannot be written ({error.strerror or error}). Expected a folder to which you may write, "
-            "with enough room; what was there before is still there."
-        ) from error
-    finally:
-        for written in temporary.values():
-            with contextlib.suppress(OSError):
-                written.unlink()

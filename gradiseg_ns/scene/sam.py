@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns.scene.wand import check_pixels
+from gradiseg_ns.tools.errors import GradisegError
 
 KINDS = {
     "sam": ("SamModel", "SamProcessor"),
@@ -29,7 +30,7 @@ KINDS = {
 """Classes of transformers by the `model_type` of a model's config.json."""
 
 
-class PromptModelError(ValueError):
+class PromptModelError(GradisegError):
     """The model cannot be had or is of another kind; the message says what to do."""
 
 

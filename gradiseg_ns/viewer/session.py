@@ -38,6 +38,7 @@ from gradiseg_ns.scene.edits import (
 from gradiseg_ns.scene.export import Format, export_bytes
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.wand import grow_region
+from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.accumulate import Votes, accumulate
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ _GESTURE = 1.0
 """Seconds after which a gizmo that is moved again makes a step of its own."""
 
 
-class SessionError(ValueError):
+class SessionError(GradisegError):
     """What was asked for cannot be done; the message says why."""
 
 

@@ -35,6 +35,7 @@ from torch import Tensor
 from gradiseg_ns import rendering
 from gradiseg_ns.data.id_maps import IdMapError, read_id_map, read_object_names
 from gradiseg_ns.scene.objects import object_colors
+from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.accumulate import VoteAccumulator
 from gradiseg_ns.votes.labels import majority, render_classes
 
@@ -62,11 +63,11 @@ _CHUNK = 1 << 24
 """Inner products that are held at once."""
 
 
-class ExemplarError(ValueError):
+class ExemplarError(GradisegError):
     """The exemplars cannot be used; the message says which, why, and what to do."""
 
 
-class TokenModelError(RuntimeError):
+class TokenModelError(GradisegError):
     """The image model cannot be had or is of another kind; the message says what to do."""
 
 

@@ -23,6 +23,7 @@ from gradiseg_ns.scene import ply
 from gradiseg_ns.scene.objects import object_colors
 from gradiseg_ns.scene.ply import PlyError, ply_bytes, read_objects, read_ply, write_ply
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.tools.errors import GradisegError, WriteError
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
 FORMATS = ("ascii", "binary_little_endian", "binary_big_endian")
@@ -623,7 +624,7 @@ def test_the_sidecar_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_damaged_sidecar(tmp_path: Path, text: str, found: str) -> None:
     path = tmp_path / "a.objects.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(PlyError) as error:
+    with pytest.raises(GradisegError) as error:
         read_objects(tmp_path / "a.ply")
     for part in (str(path), "xpected", found):
         assert part in str(error.value), str(error.value)
@@ -645,7 +646,7 @@ def test_sidecars_that_are_no_file_or_too_large(tmp_path: Path, monkeypatch: pyt
 
 
 def refused(path: Path, *expected: str) -> None:
-    with pytest.raises(PlyError) as error:
+    with pytest.raises(GradisegError) as error:
         read_ply(path)
     for text in (str(path), "xpected", *expected):
         assert text in str(error.value), str(error.value)
@@ -833,7 +834,7 @@ def test_surplus_bytes_are_told(tmp_path: Path, said: io.StringIO) -> None:
 
 def not_written(path: Path, splat: Splat, *expected: str) -> None:
     before = {file: file.read_bytes() for file in path.parent.glob("**/*") if file.is_file()}
-    with pytest.raises(PlyError) as error:
+    with pytest.raises(GradisegError) as error:
         write_ply(path, splat)
     for text in (path.stem, *expected):
         assert text in str(error.value), str(error.value)
@@ -868,7 +869,7 @@ def test_disk_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str)
 
 def test_bad_places(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PlyError, match=r"file.a\.ply cannot be written"):
+    with pytest.raises(WriteError, match=r"file.a\.ply cannot be written"):
         write_ply(tmp_path / "file" / "a.ply", make_splat())
     (tmp_path / "b.ply").mkdir()
     not_written(tmp_path / "b.ply", make_splat(), "cannot be written")
