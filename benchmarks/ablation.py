@@ -1,12 +1,13 @@
-"""GradiSeg's table 4 on any scene (neither, IGD only, LA-KNN only, both), and the boundary refiner part by part. Trains,
-evaluates, prints.
+"""GradiSeg's table 4 on any scene (neither, IGD only, LA-KNN only, both), and the boundary refiner part by part.
+
+The command trains, evaluates and prints a table.
 
     python benchmarks/ablation.py --data SCENE --masks-dir noisy_mask --eval-masks-dir object_mask --seeds 0 1
 
     python benchmarks/ablation.py --data SCENE --rows boundary-off boundary boundary-no-field --fork-at 0.666
 
-Figures are of the held-out views. ``--jobs 2`` trains two rows at once with half of the threads each, which gives
-two cores more to do than one training can use. Results are appended to ``--output`` as JSON lines as they come.
+Figures are of the held-out views. ``--jobs 2`` trains two rows at once with half of the threads each; this uses two cores better
+than one training does. Results are appended to ``--output`` as JSON lines as they come.
 """
 
 from __future__ import annotations
@@ -37,24 +38,23 @@ class Ablation:
     masks_dir: str = "object_mask"
     """Id maps to train on."""
     eval_masks_dir: str | None = None
-    """Id maps to evaluate on; the training ones unless given."""
+    """Id maps to evaluate on. Default: the training maps."""
     ignore_ids: tuple[int, ...] = ()
     """Object ids left out of mIoU, such as background and table."""
     rows: tuple[str, ...] = TABLE_4
-    """Which rows to train. Known: those of configs/ablation.yaml."""
+    """Rows to train, by their names in configs/ablation.yaml."""
     seeds: tuple[int, ...] = (0, 1)
     method: str = "gradiseg-lite"
     steps: int | None = None
-    """Length of every run; the method's own unless given."""
+    """Length of every run. Default: the method's own."""
     device: str | None = None
     jobs: int = 1
-    """Trainings at once, sharing the threads."""
+    """Number of trainings that run at once and share the threads."""
     fork_at: float | None = None
-    """Train the first row of every seed whole, and the others from its checkpoint at that share of the run: for
-    rows that differ only in what comes later, such as `--rows boundary-off boundary --fork-at 0.667`."""
+    """Train only the first row of every seed from the start, and the other rows from its checkpoint at this share of the run. Use it for rows that differ only in later phases, such as `--rows boundary-off boundary --fork-at 0.667`."""
     output: Path = Path("outputs/ablation/results.jsonl")
     options: tuple[str, ...] = field(default_factory=tuple)
-    """Further options of every row as path=JSON, e.g. pipeline.model.identity_pixels=40000."""
+    """Further options of every row as path=JSON, e.g. pipeline.model.igd_budget=0.4."""
 
     def main(self) -> None:
         unknown = [row for row in self.rows if row not in ROWS]
@@ -74,7 +74,7 @@ class Ablation:
         print_table(self, [result for result in results if result is not None])
 
     def _spawn(self, row: str, seed: int, threads: int, trunk: str | None) -> dict[str, Any] | None:
-        """One run in a process of its own, so that runs share nothing; from the checkpoint of another, its trunk."""
+        """One run in a process of its own, so that runs share nothing. With a trunk, it starts from the checkpoint of that run."""
         job = {
             "data": str(self.data),
             "method": self.method,
@@ -88,7 +88,7 @@ class Ablation:
                 "pipeline.datamanager.masks_dir": self.masks_dir,
                 "pipeline.datamanager.eval_masks_dir": self.eval_masks_dir,
                 "pipeline.model.metrics_ignore_ids": list(self.ignore_ids),
-                # The other rows are GradiSeg's, which has no refiner.
+                # The other rows are those of GradiSeg, which has no refiner.
                 **({} if row.startswith("boundary") else {"pipeline.model.boundary_refiner": False}),
                 **ROWS[row],
                 **{k: json.loads(v) for k, v in (option.split("=", 1) for option in self.options)},
@@ -143,7 +143,7 @@ def one_run(job: dict[str, Any]) -> None:
 
 
 def print_table(ablation: Ablation, results: list[dict[str, Any]]) -> None:
-    """Means over the seeds, a row a variant, with the spread of mBIoU."""
+    """Means over the seeds, one row per variant, with the mBIoU of each seed."""
     from rich.console import Console
     from rich.table import Table
 

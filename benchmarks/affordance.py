@@ -1,18 +1,22 @@
 """Affordances taken over from a few painted views of a scene: every photo for itself, and through the splat.
 
-    python benchmarks/affordance.py --data examples/demo_scene --splat outputs/demo/.../config.yml --model FOLDER
+    python benchmarks/affordance.py --data examples/demo_scene --splat outputs/demo/.../config.yml --model FOLDER --sweep
 
 Some training views with their exact part maps are the exemplars. All other views are judged against theirs: the maps
 that each photo alone gives (2-D), and the maps of the labels that the Gaussians got from the other training views (3-D).
-In a second setting the exemplars are mirrored and their colours shifted, so that nothing looks as it does in the scene.
+In a second setting the exemplars are mirrored, in a third their colours are shifted too, so that nothing looks as it does in the
+scene. ``--sweep`` also measures each option alone.
 
 Without ``--model`` no learnt model is used but `HandmadeTokens`, colours and edges. That is a baseline that needs no weights.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -28,10 +32,15 @@ from rich.table import Table
 from torch import Tensor
 
 from gradiseg_ns import rendering, sources
+from gradiseg_ns.affordance import DEFAULT_K, DEFAULT_RESOLUTION
+from gradiseg_ns.affordance.exemplars import Exemplar
+from gradiseg_ns.affordance.tokens import PatchTokens, TokenModel
+from gradiseg_ns.affordance.transfer import affordance_maps, area_mean, prepare, render_labels
 from gradiseg_ns.data.id_maps import read_object_names
+from gradiseg_ns.evaluation.affordance import AffordanceScore, evaluate
+from gradiseg_ns.scene.objects import object_colors
 from gradiseg_ns.scene.ply import read_ply
 from gradiseg_ns.scene.splat import Splat
-from gradiseg_ns.votes import affordance as af
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import majority
 
@@ -44,7 +53,7 @@ class HandmadeTokens:
     coefficient, which is the inner product of their square roots. They know nothing of shapes or objects.
     """
 
-    resolution: int = af.DEFAULT_RESOLUTION
+    resolution: int = DEFAULT_RESOLUTION
     patch: int = 14
     """As of DINOv2, so that grids are equal; nothing is resized."""
     colors: int = 4
@@ -69,11 +78,36 @@ class HandmadeTokens:
         flat = (0.05 - strength).clamp(min=0)[..., None]  # a bin for no edge at all
         parts = []
         for maps in (color, torch.cat([edges, flat], dim=-1)):
-            grid = af.area_mean(maps, rows, columns).permute(2, 0, 1)[None]
+            grid = area_mean(maps, rows, columns).permute(2, 0, 1)[None]
             for width in self.surroundings:
                 mean = F.avg_pool2d(grid, width, 1, width // 2, count_include_pad=False)[0].permute(1, 2, 0)
                 parts.append((mean / mean.sum(dim=-1, keepdim=True).clamp(min=1e-6)).sqrt())
         return F.normalize(torch.cat(parts, dim=-1), dim=-1)
+
+
+@dataclass
+class Remembered:
+    """A model that sees each picture once: options are measured on the same tokens."""
+
+    model: PatchTokens
+    known: dict[bytes, Tensor] = field(default_factory=dict)
+
+    def tokens(self, image: NDArray[np.uint8]) -> Tensor:
+        """As the model's."""
+        key = hashlib.sha1(image.tobytes() + bytes(str(image.shape), "ascii")).digest()
+        if key not in self.known:
+            self.known[key] = self.model.tokens(image)
+        return self.known[key]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is varied."""
+
+    k: int
+    mirror: bool
+    position_means: bool
+    smooth: bool
 
 
 @dataclass(frozen=True)
@@ -81,10 +115,14 @@ class Row:
     """Scores of one way to make the maps."""
 
     name: str
-    views: af.AffordanceScore
+    views: AffordanceScore
     """On all views that are no exemplars."""
-    held_out: af.AffordanceScore
+    held_out: AffordanceScore
     """On those of them that were not trained on and did not vote."""
+
+
+LabelledView = tuple[str, rendering.Camera, NDArray[np.uint8], Tensor]
+"""Name, camera, photo [H, W, 3] and exact part map [H, W] of a view."""
 
 
 @dataclass
@@ -96,15 +134,21 @@ class Affordance:
     splat: Path
     """A run (config.yml or its folder), or a PLY file."""
     model: str | None = None
-    """Name or folder of an image model; hand-made tokens unless given."""
-    layer: int | None = None
-    """Block whose tokens are taken; the model's output unless given."""
-    resolution: int = af.DEFAULT_RESOLUTION
+    """Name or folder of an image model. Default: hand-made tokens."""
+    layer: tuple[int, ...] = ()
+    """Blocks whose tokens are taken; --sweep measures them all, the tables take the first. Default: as `gradiseg affordance`."""
+    resolution: int = DEFAULT_RESOLUTION
     """Longer side of the photos as the model sees them, in pixels."""
-    k: int = af.DEFAULT_K
+    k: int = DEFAULT_K
     """Nearest exemplar tokens that vote."""
+    mirror: bool = False
+    """Exemplars also count mirrored."""
+    position_means: bool = False
+    """Subtract the mean token of each position."""
     smooth: bool = True
     """Interpolate votes between patches."""
+    sweep: bool = False
+    """Also measure each option alone."""
     parts: str = "part_mask"
     """Folder of the exact part maps; `part_names.json` beside it names the classes."""
     exemplars: int = 3
@@ -121,10 +165,10 @@ class Affordance:
 
     @torch.no_grad()
     def main(self) -> None:
-        console = Console()
-        names = list(read_object_names(self.data / "part_names.json").values())
-        model = self._model()
-        splat, scene = self._scene()
+        self._names = list(read_object_names(self.data / "part_names.json").values())
+        models = {layer: Remembered(self._model(layer)) for layer in self.layer or (None,)}
+        model = next(iter(models.values()))
+        self._splat, scene = self._scene()
         train, test = scene.train, scene.test
         chosen = [len(train) * (2 * i + 1) // (2 * self.exemplars) for i in range(self.exemplars)]
         views = [
@@ -134,67 +178,109 @@ class Affordance:
                 split.names, split.cameras, split.images, split.id_maps, strict=True
             )
         ]
-        exemplars = [af.Exemplar(views[i][0], views[i][2], views[i][3].numpy()) for i in chosen]
-        voting = [view for i, view in enumerate(views[: len(train)]) if i not in chosen]
-        judged = [*voting, *views[len(train) :]]
-        truth = {name: labels for name, _, _, labels in judged}
+        self._held_out = test.names
+        self._voting = [view for i, view in enumerate(views[: len(train)]) if i not in chosen]
+        self._judged = [*self._voting, *views[len(train) :]]
+        self._projections = {name: self._splat.project(camera) for name, camera, _, _ in self._judged}
+        painted = [Exemplar(views[i][0], views[i][2], views[i][3].numpy()) for i in chosen]
+        settings = {
+            "as photographed": painted,
+            "mirrored": [exemplar.mirrored() for exemplar in painted],
+            "mirrored, colours shifted": [altered(exemplar, i) for i, exemplar in enumerate(painted)],
+        }
+        options = Options(self.k, self.mirror, self.position_means, self.smooth)
+        variants = [options, *self._variants(options)] if self.sweep else [options]
 
-        def score(name: str, maps: dict[str, Tensor]) -> Row:
-            both = [
-                af.evaluate(
-                    torch.cat([maps[view].flatten().cpu() for view in some]),
-                    torch.cat([truth[view].flatten() for view in some]),
-                    len(names),
-                )
-                for some in (list(truth), test.names)
-            ]
-            return Row(name, *both)
-
-        projections = {name: splat.project(camera) for name, camera, _, _ in judged}
-
-        def through_3d(labels: Tensor) -> dict[str, Tensor]:
-            return {name: af.render_labels(projections[name], labels) for name in projections}
-
-        rows, pictures, seconds = [], {}, 0.0
+        rows, pictures, swept = [], None, []
         with Progress(transient=True) as progress:
-            for setting in ("exemplars as photographed", "exemplars mirrored, colours shifted"):
-                if setting != "exemplars as photographed":
-                    exemplars = [altered(exemplar, i) for i, exemplar in enumerate(exemplars)]
-                task = progress.add_task(setting, total=len(exemplars) + len(judged))
-                start = perf_counter()
-                result = af.transfer(
-                    [view[:3] for view in voting], splat.gaussians(), exemplars, model, names,
-                    k=self.k, smooth=self.smooth, antialiased=splat.antialiased,
-                    progress=lambda _, task=task: progress.advance(task),
-                )  # fmt: skip
-                seconds = (perf_counter() - start) / (len(voting) + len(exemplars))
-                bank = af.ExemplarBank.build(exemplars, model, len(names))
-                alone = af.affordance_maps(
-                    (image for _, _, image, _ in views[len(train) :]), model, bank, self.k,
-                    smooth=self.smooth, progress=lambda task=task: progress.advance(task),
-                )  # fmt: skip
-                flat = {**result.maps_2d, **dict(zip(test.names, alone, strict=True))}
-                solid = through_3d(result.labels)
-                rows += [score(f"{setting}: 2-D", flat), score(f"{setting}: 3-D", solid)]
-                pictures.setdefault("2-D", flat)
-                pictures.setdefault("3-D", solid)
+            task = progress.add_task("", total=len(settings) * (len(variants) + len(models) - 1))
+            for setting, exemplars in settings.items():
+                for layer, other in models.items():
+                    for variant in variants if other is model else [options]:
+                        told = self._told(variant, options) if other is model else f"--layer {layer}"
+                        progress.update(task, description=f"{setting}: {told}")
+                        flat, solid = self._measure(other, exemplars, variant)
+                        both = [self._score(f"{setting}: 2-D", flat), self._score(f"{setting}: 3-D", solid)]
+                        swept.append((told, setting, *both))
+                        if other is model and variant is options:
+                            rows += both
+                            pictures = pictures or (flat, solid)
+                        progress.advance(task)
         votes = accumulate(
-            splat.gaussians(), [(camera, labels) for _, camera, _, labels in voting], len(names),
-            antialiased=splat.antialiased,
-        )  # fmt: skip
-        rows.append(
-            score("exact part maps: 3-D (what the splat allows)", through_3d(majority(votes).classes))
+            self._splat.gaussians(),
+            [(camera, labels) for _, camera, _, labels in self._voting],
+            len(self._names),
         )
-        self._report(console, rows, names, [exemplar.name for exemplar in exemplars], seconds)
-        if self.picture is not None:
+        best = self._through_3d(majority(votes).classes)
+        rows.append(self._score("exact part maps: 3-D (what the splat allows)", best))
+        self._report(
+            rows, swept if self.sweep else [], [exemplar.name for exemplar in painted], self._seconds(model)
+        )
+        if self.picture is not None and pictures is not None:
             some = [views[len(train) + i] for i in self.picture_views]
-            draw(self.picture, some, pictures["2-D"], pictures["3-D"], len(names))
+            draw(self.picture, some, *pictures, len(self._names))
 
-    def _model(self) -> af.PatchTokens:
+    def _variants(self, options: Options) -> list[Options]:
+        """Each option alone, and the two that go together."""
+        others = [replace(options, k=k) for k in (1, 3, 5, 9, 15)]
+        others += [replace(options, mirror=not options.mirror), replace(options, smooth=not options.smooth)]
+        others += [replace(options, position_means=not options.position_means)]
+        others += [replace(options, mirror=not options.mirror, position_means=not options.position_means)]
+        return [other for other in others if other != options]
+
+    @staticmethod
+    def _told(variant: Options, options: Options) -> str:
+        """What differs from the options that were asked for, as flags."""
+        flags = []
+        for name, value in asdict(variant).items():
+            if value != getattr(options, name):
+                flag = name.replace("_", "-")
+                flags.append(f"--{flag} {value}" if name == "k" else f"--{flag}" if value else f"--no-{flag}")
+        return " ".join(flags) or "as asked"
+
+    def _measure(
+        self, model: PatchTokens, exemplars: Sequence[Exemplar], options: Options
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Maps int32 [H, W] by view that the photos alone give, and those of the Gaussians' labels."""
+        model, bank = prepare(
+            [image for _, _, image, _ in self._voting], exemplars, model, len(self._names),
+            mirror=options.mirror, position_means=options.position_means,
+        )  # fmt: skip
+        photos = (image for _, _, image, _ in self._judged)
+        found = affordance_maps(photos, model, bank, options.k, smooth=options.smooth)
+        flat = {view[0]: maps for view, maps in zip(self._judged, found, strict=True)}
+        votes = accumulate(
+            self._splat.gaussians(), [(camera, flat[name]) for name, camera, _, _ in self._voting], len(self._names)
+        )  # fmt: skip
+        return flat, self._through_3d(majority(votes).classes)
+
+    def _through_3d(self, labels: Tensor) -> dict[str, Tensor]:
+        return {name: render_labels(projection, labels) for name, projection in self._projections.items()}
+
+    def _score(self, name: str, maps: dict[str, Tensor]) -> Row:
+        truth = {view: labels for view, _, _, labels in self._judged}
+        both = [
+            evaluate(
+                torch.cat([maps[view].flatten().cpu() for view in some]),
+                torch.cat([truth[view].flatten() for view in some]),
+                len(self._names),
+            )
+            for some in (list(truth), self._held_out)
+        ]
+        return Row(name, *both)
+
+    def _seconds(self, model: Remembered) -> float:
+        """For the tokens of a photo."""
+        image = self._judged[0][2]
+        start = perf_counter()
+        model.model.tokens(image)
+        return perf_counter() - start
+
+    def _model(self, layer: int | None) -> PatchTokens:
         if self.model is None:
             return HandmadeTokens(self.resolution)
-        return af.TokenModel.load(
-            self.model, layer=self.layer, resolution=self.resolution, device=self.device, offline=self.offline
+        return TokenModel.load(
+            self.model, layer=layer, resolution=self.resolution, device=self.device, offline=self.offline
         )
 
     def _scene(self) -> tuple[Splat, sources.Scene]:
@@ -207,16 +293,17 @@ class Affordance:
         return run.splat, run.scene(masks_dir=self.parts, data=self.data)
 
     def _report(
-        self, console: Console, rows: list[Row], names: list[str], exemplars: list[str], seconds: float
+        self, rows: list[Row], swept: list[tuple[str, str, Row, Row]], exemplars: list[str], seconds: float
     ) -> None:
+        console = Console(width=None if sys.stdout.isatty() else 150)
         tokens = self.model or "hand-made tokens"
-        title = f"{self.data.name}, {tokens}, exemplars {', '.join(exemplars)}, {seconds:.2f} s a view"
+        title = f"{self.data.name}, {tokens}, exemplars {', '.join(exemplars)}, {seconds:.2f} s for the tokens of a view"
         table = Table(title=title)
         for column in ("", "recall", "mIoU", "recall, held out", "mIoU, held out"):
             table.add_column(column)
-        shown = [k for k in range(len(names)) if not np.isnan(rows[0].views.recall[k])]
+        shown = [k for k in range(len(self._names)) if rows[0].views.recall[k] is not None]
         classes = Table(title="IoU by class, all views")
-        for column in ("", *(names[k] for k in shown)):
+        for column in ("", *(self._names[k] for k in shown)):
             classes.add_column(column)
         for row in rows:
             means = (
@@ -225,35 +312,58 @@ class Affordance:
                 row.held_out.mean_recall,
                 row.held_out.mean_iou,
             )
-            table.add_row(row.name, *(f"{100 * value:.1f}" for value in means))
-            classes.add_row(row.name, *(f"{100 * row.views.iou[k]:.1f}" for k in shown))
+            table.add_row(row.name, *map(percent, means))
+            classes.add_row(row.name, *(percent(row.views.iou[k]) for k in shown))
         console.print(table)
         console.print(classes)
+        if swept:
+            settings = list(dict.fromkeys(setting for _, setting, _, _ in swept))
+            options = Table(title="mIoU of all views, each option alone")
+            options.add_column("", no_wrap=True)
+            for column in (f"{setting}: {d}" for setting in settings for d in ("2-D", "3-D")):
+                options.add_column(column)
+            found = {(told, setting): both for told, setting, *both in swept}
+            for told in dict.fromkeys(told for told, _, _, _ in swept):
+                cells = [percent(row.views.mean_iou) for setting in settings for row in found[told, setting]]
+                options.add_row(told, *cells)
+            console.print(options)
         if self.output is not None:
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            report = {"model": tokens, "exemplars": exemplars, "classes": names, "seconds_per_view": seconds}
-            self.output.write_text(json.dumps({**report, "rows": [asdict(row) for row in rows]}, indent=2))
+            report = {
+                "model": tokens, "exemplars": exemplars, "classes": self._names, "seconds_per_view": seconds,
+                "rows": [asdict(row) for row in rows],
+                "options": [
+                    {"options": told, "setting": setting, "2-D": asdict(flat), "3-D": asdict(solid)}
+                    for told, setting, flat, solid in swept
+                ],
+            }  # fmt: skip
+            self.output.write_text(json.dumps(report, indent=2))
 
 
-def altered(exemplar: af.Exemplar, seed: int) -> af.Exemplar:
+def percent(value: float | None) -> str:
+    """A score for a table."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def altered(exemplar: Exemplar, seed: int) -> Exemplar:
     """The exemplar mirrored, each colour brightened or darkened by up to 20 %, and with less contrast."""
     gains = np.random.default_rng(seed).uniform(0.8, 1.2, 3)
     image = exemplar.image[:, ::-1].astype(np.float64)
     image = (0.85 * (image - 128) + 128) * gains
-    return af.Exemplar(
+    return Exemplar(
         exemplar.name, image.clip(0, 255).astype(np.uint8), np.ascontiguousarray(exemplar.labels[:, ::-1])
     )
 
 
 def draw(
     path: Path,
-    views: list[tuple[str, rendering.Camera, NDArray[np.uint8], Tensor]],
+    views: list[LabelledView],
     flat: dict[str, Tensor],
     solid: dict[str, Tensor],
     classes: int,
 ) -> None:
     """A row for every view: photo, exact parts, 2-D, 3-D; the classes are painted over the grey photo."""
-    colors = af.object_colors(range(classes)).numpy()
+    colors = object_colors(range(classes)).numpy()
     heading, rows = 22, []
     for name, _, image, truth in views:
         grey = np.repeat(image.mean(axis=-1, keepdims=True) / 255, 3, axis=-1)

@@ -1,14 +1,14 @@
-"""How well masks without a tracker become objects, against exact maps.
+"""Quality of objects that are made from masks without a tracker, against exact maps.
 
     python benchmarks/association.py --splat RUN --masks-dir sam_mask --truth-dir object_mask --objects 1 2 3
     python benchmarks/association.py --splat RUN --masks-dir noisy_mask --truth-dir object_mask --objects 1 2 3
 
     python benchmarks/association.py --splat RUN --masks-dir object_mask --truth-dir object_mask --scramble --picture association.jpg
 
-`--scramble` makes of exact maps what a segmenter without a tracker would: other ids in every view, a third of the objects cut in two,
-a tenth missed. Of every object the *best group* is the id with the largest mean IoU over the views that show the object: one id for all views.
-*Single masks* takes the best mask of each view anew, which no consistent ids can do: it says how good the masks themselves are.
-If ids are kept, each object is compared with its own id. Held-out views show the labels of the Gaussians.
+`--scramble` gives exact maps the errors of a segmenter without a tracker: other ids in every view, a third of the objects cut in two, a
+tenth missed. The *best group* of an object is the id with the largest mean IoU over the views that show the object: one id for all views.
+*Single masks* takes the best mask of each view separately. This shows the quality of the masks themselves; consistent ids cannot reach
+it. If ids are kept, each object is compared with its own id. On held-out views the labels of the Gaussians are rendered and compared.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Maps = Sequence[NDArray[np.integer]]
 
 
 def best_group(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
-    """Mean over the objects of the best id's mean IoU over the views that show the object."""
+    """Mean over the objects: the mean IoU of the best id over the views that show the object."""
     return float(np.mean([max(_ious(predicted, truth, o).values(), default=0.0) for o in objects]))
 
 
 def own_ids(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
-    """Mean IoU over all objects of all views, ids as they are."""
+    """Mean IoU over all objects of all views, each compared with its own id."""
     found = [
         _iou(p == o, t == o) for o in objects for p, t in zip(predicted, truth, strict=True) if (t == o).any()
     ]
@@ -48,7 +48,7 @@ def own_ids(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
 
 
 def single_masks(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
-    """Mean over the objects of the mean over views of the best mask's IoU."""
+    """Mean over the objects: the mean over the views of the IoU of the best mask of each view."""
     means = []
     for o in objects:
         best = [
@@ -104,14 +104,14 @@ class AssociationBenchmark:
     masks_dir: str = "sam_mask"
     """The masks, in the data folder or absolute."""
     truth_dir: str | None = None
-    """Exact maps, in the data folder or absolute; none: only the agreement of views is measured."""
+    """Exact maps, in the data folder or absolute. Default: none, then only the agreement of views is measured."""
     objects: tuple[int, ...] = ()
-    """Ids of the exact maps that count; all that occur unless given."""
+    """Ids of the exact maps that are compared. Default: all that occur."""
     ids: IdMode = "auto"
     sparse: bool = False
     """Compare masks by sparse points, as if there were no splat yet."""
     scramble: bool = False
-    """Spoil the masks first."""
+    """Add errors to the masks first."""
     picture: Path | None = None
     """Draw masks before and after, of some views."""
     output: Path | None = None

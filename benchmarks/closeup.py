@@ -2,8 +2,9 @@
 
     python benchmarks/closeup.py --runs OFF ON --names "refiner off" "refiner on" --view 3 --box 120 200 160 120
 
-A row a run: the photo, the render, the segmentation, an object alone on black, and the boundary's heat map (black in a run
-without the refiner), all cropped to the box and enlarged without smoothing. The view is a held-out one unless --split is train.
+Each run has one row: the photo, the render, the segmentation, an object alone on black, and the boundary's heat map (black in a run
+without the refiner). All are cropped to the box and enlarged without smoothing. The view is a held-out one, or a training view with
+`--split train`.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from PIL import Image, ImageDraw, ImageFont
 
 @dataclass
 class CloseUp:
-    """Crops of what runs show of one view."""
+    """Crops of one view, rendered by several runs."""
 
     runs: tuple[Path, ...]
     """Runs: their folders or config.yml files."""
     box: tuple[int, int, int, int]
     """Left, top, width and height of the crop in pixels."""
     names: tuple[str, ...] = ()
-    """What the rows are called; the runs' folders unless given."""
+    """Names of the rows. Default: the runs' folders."""
     view: int = 0
     """Number of the view."""
     split: Literal["test", "train"] = "test"
     object_id: int | None = None
-    """The object that is cut out; the one with the most pixels in the box unless given."""
+    """The object that is cut out. Default: the object with the most pixels in the box."""
     photo: bool = True
     """Show the photo too."""
     scale: int = 4
-    """A pixel becomes so many squared."""
+    """Side of the square, in pixels, that each pixel becomes."""
     output: Path = Path("closeup.png")
 
     def main(self) -> None:

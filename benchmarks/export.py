@@ -1,4 +1,4 @@
-"""How long exporting a splat takes, against writing the same bytes to a file.
+"""Time of exporting a splat, against writing the same bytes to a file.
 
 python benchmarks/export.py --count 1000000 --objects 256
 """
@@ -21,10 +21,10 @@ from gradiseg_ns.scene.splat import Splat
 @dataclass
 class Args:
     count: int = 1_000_000
-    """Gaussians."""
+    """Number of Gaussians."""
     objects: int = 256
     degree: int = 3
-    """Of the spherical harmonics."""
+    """Degree of the spherical harmonics."""
 
 
 def main(args: Args) -> None:

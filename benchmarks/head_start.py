@@ -1,9 +1,9 @@
-"""What votes are worth as a start: quality after a few steps from a trained splat, with them and without.
+"""The value of votes as a head start: quality after a few steps from a trained splat, with votes and without.
 
     python benchmarks/head_start.py --data SCENE --splat RUN --steps 50 100 200 400
 
-Both start from the same splat and learn for so many steps; one takes identities from votes first, the other begins with random ones.
-Figures are of held-out views; seconds are of the training loop, votes included.
+Both runs start from the same splat and have the same number of steps. One takes identities from votes first, the other starts with
+random identities. Figures are of held-out views. Seconds are those of the training loop, votes included.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class HeadStart:
     data: Path
     """The scene's folder."""
     splat: Path
-    """A trained run on it, of splatfacto or gradiseg: its folder or config.yml."""
+    """A trained run on this scene, of splatfacto or gradiseg: its folder or config.yml."""
     steps: tuple[int, ...] = (50, 100, 200, 400)
     seeds: tuple[int, ...] = (0,)
     masks_dir: str = "object_mask"

@@ -2,8 +2,8 @@
 
     python benchmarks/lift.py --splat RUN --masks-dir object_mask --ignore-ids 0 19
 
-Rendering is the colours of every training view; a lift is the votes of all maps, and with refinement one more pass. Figures are of
-held-out views; labels are rendered as the identity encodings that `gradiseg lift` writes.
+Rendering means the colours of every training view. A lift counts the votes of all maps; refinement adds one more pass. Figures are of
+held-out views. Labels are rendered as the identity encodings that `gradiseg lift` writes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from torch import Tensor
 from gradiseg_ns import rendering, sources
 from gradiseg_ns.data.id_maps import read_id_map, resize_id_map
 from gradiseg_ns.evaluation.metrics import MaskMetrics
+from gradiseg_ns.grouping.codes import spread_codes
+from gradiseg_ns.grouping.identity import IDENTITY_DIM
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.votes import identities
 from gradiseg_ns.votes.accumulate import accumulate
@@ -36,7 +38,7 @@ class LiftBenchmark:
     """A trained run: its folder or config.yml."""
     masks_dir: str = "object_mask"
     truth_dir: str | None = None
-    """Exact maps of the held-out views; --masks-dir unless given."""
+    """Exact maps of the held-out views. Default: those of --masks-dir."""
     ignore_ids: tuple[int, ...] = ()
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     output: Path | None = None
@@ -48,7 +50,7 @@ class LiftBenchmark:
         splat, train = run.splat, scene.train
         objects = ObjectTable.create(scene.manager.train_dataset.metadata["object_ids"])
         views = [(c, objects.classes_of(m)) for c, m in zip(train.cameras, train.id_maps, strict=True)]
-        codes = identities.spread_codes(len(objects), 16).to(self.device)
+        codes = spread_codes(len(objects), IDENTITY_DIM).to(self.device)
         splat.render(train.cameras[0])  # compiles
         accumulate(splat.gaussians(), views[:1], len(objects))
         start = self._now()
@@ -56,13 +58,11 @@ class LiftBenchmark:
             splat.render(camera)
         rendering_seconds = self._now() - start
         start = self._now()
-        votes = accumulate(splat.gaussians(), views, len(objects), antialiased=splat.antialiased)
+        votes = accumulate(splat.gaussians(), views, len(objects))
         voted = identities.encode(majority(votes).classes, codes)
         vote_seconds = self._now() - start
         start = self._now()
-        refined = identities.refine(
-            splat.gaussians(), views, codes, votes.total(), antialiased=splat.antialiased
-        )
+        refined = identities.refine(splat.gaussians(), views, codes, votes.total())
         refine_seconds = vote_seconds + self._now() - start
         table = Table(
             title=f"{scene.data.name}, {len(views)} views, {len(objects)} ids, {len(splat)} Gaussians, {self.device}"

@@ -4,10 +4,10 @@
     python benchmarks/rasterizer.py --threads 1 --repeats 30
     python benchmarks/rasterizer.py --scene garden.npz   # points and camera of a real scene, as gsplat's test asset has them
 
-The scene is made here and looks to the kernels like a trained one: points on surfaces, flat anisotropic Gaussians as large as
-their neighbours are far, most of them either opaque or nearly transparent, about half of them in view. Every time is the
-best of `--repeats` runs (the machine may have other things to do); plain torch, autograd over dense 16x16 tiles, runs once.
-A *pair* is a pixel in a 4x4 group that blends a Gaussian, which is what the kernels' inner loops count.
+The scene is made here and costs the kernels as much as a trained one: points on surfaces, flat anisotropic Gaussians whose size is the
+distance to their neighbours, most of them either opaque or nearly transparent, about half of them in view. Every time is the best of
+`--repeats` runs, because other work may disturb a run. Plain torch (autograd over dense 16x16 tiles) runs once. A *pair* is a pixel in
+a 4x4 group that blends a Gaussian; the kernels' inner loops count pairs.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def make_scene(count: int, size: int, path: Path | None) -> tuple[Gaussians, Cam
 
 
 def best(function: Callable[[], object], repeats: int) -> float:
-    """Milliseconds of the fastest of `repeats` calls; the first call, which compiles, is not counted."""
+    """Milliseconds of the fastest of `repeats` calls. The first call compiles and is not counted."""
     if repeats > 1:
         function()
     times = []
@@ -107,7 +107,7 @@ def measure(count: int, size: int, scene: Path | None, repeats: int, with_torch:
     from gradiseg_ns.rendering.cpu_backend import count_pairs
 
     gaussians, camera, features = make_scene(count, size, scene)
-    leaves = [t.clone().requires_grad_() for t in (*gaussians, features)]
+    leaves = [t.clone().requires_grad_() for t in (*gaussians.tensors, features)]
     live, live_features = Gaussians(*leaves[:4]), leaves[4]
     cotangent = torch.randn(size, size, CHANNELS, generator=torch.Generator().manual_seed(0))
     moving_part, resting_part = cotangent[..., :MOVING].contiguous(), cotangent[..., MOVING:].contiguous()

@@ -1,11 +1,11 @@
-"""The same run with several seeds: means, the worst seed, the worst view, the worst object in its worst view, and what floats.
+"""The same run with several seeds: means, the worst seed, the worst view, the worst object in its worst view, and floaters.
 
     python benchmarks/seeds.py --data examples/demo_scene --ignore-ids 0 13 --steps 1200 --seeds 42 1 2 3
 
-A mean of one seed says little where a few Gaussians before a camera can cost ten points: this table is what a change is judged
-by. Figures are of the held-out views. Each run is a process of its own; results are appended to ``--output`` as JSON lines as they come, and
-runs that are in there already, with the same options, are not repeated. Beside it lies a picture of the worst views: photo, render,
-segmentation, wrong ids.
+A few Gaussians in front of a camera can cost ten points, so a single seed says little. Judge a change by this table. Figures are of the
+held-out views. Each run is a process of its own. Results are appended to ``--output`` as JSON lines as they come. A run that is
+already there, with the same options, is not repeated. Beside this file is a picture of the worst views: photo, render, segmentation,
+wrong ids.
 
     python benchmarks/seeds.py --data SCENE --steps 750 1500 3000      # is longer better?
 """
@@ -37,24 +37,24 @@ class Seeds:
     """The scene's folder."""
     seeds: tuple[int, ...] = (42, 1)
     steps: tuple[int, ...] = ()
-    """Lengths of the runs, one row each; the method's own unless given."""
+    """Lengths of the runs, one row each. Default: the method's own."""
     method: str = "gradiseg-lite"
     masks_dir: str = "object_mask"
     """Id maps to train on."""
     eval_masks_dir: str | None = None
-    """Id maps to evaluate on; the training ones unless given."""
+    """Id maps to evaluate on. Default: the training maps."""
     ignore_ids: tuple[int, ...] = ()
     """Object ids left out of mIoU, such as background and table."""
     device: str | None = None
     jobs: int = 1
-    """Trainings at once, sharing the threads."""
+    """Number of trainings that run at once and share the threads."""
     output: Path = Path("outputs/seeds/results.jsonl")
     every: float = 1.0
-    """Train on every so many-th training view only, evenly spread: 4 keeps a quarter. For scenes with a transforms.json."""
+    """Train on one training view out of this number, evenly spread: 4 keeps a quarter. For scenes with a transforms.json."""
     options: tuple[str, ...] = field(default_factory=tuple)
     """Further options of every run as path=JSON, e.g. pipeline.model.empty_space=0."""
     keep_runs: bool = False
-    """Keep the runs' folders; else they are removed once they are evaluated."""
+    """Keep the runs' folders. Default: remove them after evaluation."""
 
     def main(self) -> None:
         if self.every > 1:
@@ -116,7 +116,7 @@ class Seeds:
         return result
 
     def _picture(self, results: list[dict[str, Any]]) -> None:
-        """The worst view of every run, under each other."""
+        """The worst view of every run, one below the other."""
         from PIL import Image
 
         sheets = [Image.open(r["picture"]).convert("RGB") for r in results if Path(r["picture"]).exists()]
@@ -133,9 +133,9 @@ class Seeds:
 
 
 def thinned(scene: Path, every: float, folder: Path) -> Path:
-    """A scene of the same held-out views with fewer training views: a folder of links, and a transforms.json with both splits.
+    """A scene with the same held-out views and fewer training views: a folder of links, and a transforms.json with both splits.
 
-    Which views are held out is what nerfstudio's dataparser says by default.
+    The held-out views are the default of nerfstudio's dataparser.
     """
     import numpy as np
     from nerfstudio.data.utils.dataparsers_utils import get_train_eval_split_fraction
@@ -200,7 +200,7 @@ def one_run(job: dict[str, Any]) -> None:
 
 
 def print_table(seeds: Seeds, rows: list[list[dict[str, Any]]]) -> None:
-    """A row a length: means over the seeds with the worst seed in brackets, then the worst of all."""
+    """One row per length: means over the seeds with the worst seed in brackets, then the worst of all."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,13 +1,14 @@
-"""What identities cost: iteration time, peak memory and frames per second, as ratios measured in one run.
+"""The cost of identities: iteration time, peak memory and frames per second, as ratios measured in one run.
 
     python benchmarks/training.py --data SCENE [--device cuda] [--gaussians 1000000] [--size 1920 1080] [--phases 0.2 0.45 0.6 0.7]
 
-On CUDA `gradiseg` is compared with nerfstudio's own `splatfacto`; on a CPU, where splatfacto does not run, with
-itself with identities off; with ``--refiner``, gradiseg while it refines boundaries with gradiseg that does not. Both hold the same number of Gaussians at full resolution, nothing is densified, and the
-two take turns in blocks of iterations, so that a machine whose speed drifts drifts for both.
+On CUDA `gradiseg` is compared with nerfstudio's own `splatfacto`. On a CPU, where splatfacto does not run, it is compared with itself
+with identities off. With ``--refiner``, gradiseg with the boundary refiner is compared with gradiseg without it. Both methods hold the
+same number of Gaussians at full resolution and do not densify. They take turns in blocks of iterations, so a change in the machine's
+speed affects both.
 
-With several ``--phases`` the boundary refiner works as it does by default, from 2/3 of the run on. Peak memory is CUDA's allocator's,
-less what the other method holds.
+With several ``--phases`` the boundary refiner works as it does by default, from 2/3 of the run on. Peak memory is that of CUDA's
+allocator, without the memory that the other method holds.
 """
 
 from __future__ import annotations
@@ -40,21 +41,20 @@ class Training:
     """The scene's folder."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     gaussians: int | None = None
-    """Start from that many random Gaussians instead of the scene's points."""
+    """Start from this number of random Gaussians instead of the scene's points."""
     blocks: int = 5
-    """Blocks of each method, in turn."""
+    """Number of blocks of each method; the methods take turns."""
     iterations: int = 20
-    """Iterations of a block; the first block of each is warm-up and not counted."""
+    """Number of iterations in a block. The first block of each method is warm-up and not counted."""
     masks_dir: str = "object_mask"
     phases: tuple[float, ...] = (0.7,)
-    """Where in the schedule to measure, as fractions of the run: 0.2 is the global KNN, 0.45 IGD, 0.6 LA-KNN, from 0.67 on the
-    boundary refiner."""
+    """Phases of the schedule to measure, as fractions of the run: 0.2 is the global KNN, 0.45 IGD, 0.6 LA-KNN, from 0.67 on the boundary refiner."""
     size: tuple[int, int] | None = None
-    """Width and height to which photos and maps are brought first."""
+    """Width and height to which photos and maps are resized first. Default: their own size."""
     classes: int = 0
-    """Train on that many ids, in a grid over every picture, instead of the maps' own."""
+    """Train on this number of ids, in a grid over every picture. Default: 0, the ids of the maps."""
     refiner: bool = False
-    """Measure the boundary refiner instead, against gradiseg without it."""
+    """Measure the cost of the boundary refiner, against gradiseg without it."""
     options: tuple[str, ...] = ()
     """Options of gradiseg as path=JSON, such as 'pipeline.model.start_from="RUN"' for the Gaussians of a trained run."""
     output: Path | None = None
@@ -127,7 +127,7 @@ class Training:
         return trainer
 
     def _resize(self, pipeline: Any) -> None:
-        """Photos, maps and cameras of another size, maps with other ids."""
+        """Resize photos, maps and cameras, and give the maps other ids."""
         manager, model = pipeline.datamanager, pipeline.model
         for item in manager.cached_train:
             if self.size is not None:
@@ -187,7 +187,7 @@ class Training:
         config.vis = "tensorboard"
         config.logging.local_writer.enable = False
         config.set_timestamp()
-        from gradiseg_ns.lpips import without_lpips_download
+        from gradiseg_ns.evaluation.lpips import without_lpips_download
 
         with without_lpips_download():
             return self._prepare(config)
@@ -232,7 +232,7 @@ class Training:
         return rate
 
     def _neighbor_seconds(self, model: Any, phase: float) -> float:
-        """Median cost of L_3d, forward and backward, over more than one pool of neighbours."""
+        """Mean cost of L_3d in a step, in seconds, forward and backward, over more than one pool of neighbours."""
         model.step = round(phase * 30_000)
         seconds = []
         for _ in range(2 * model.neighbors.period):
@@ -251,7 +251,7 @@ class Training:
         neighbor: float,
         count: int,
     ) -> dict[str, Any]:
-        # The field takes part in some steps only, which a median would hide.
+        # The field takes part in some steps only, and a median would hide them.
         typical = statistics.fmean if self.refiner or phase > 2 / 3 else statistics.median
         median = {name: typical(values) * 1e3 for name, values in times.items()}
         fps = {name: statistics.median(values) for name, values in frames.items()}
@@ -267,7 +267,7 @@ class Training:
         for column in ("method", "ms per iteration", "peak memory, MiB", "frames per second"):
             table.add_column(column)
         for name in times:
-            # On a CPU the peak is the process's, which holds both: only CUDA's allocator tells them apart.
+            # On a CPU the peak is that of the process, which holds both methods. Only CUDA's allocator separates them.
             peak = f"{memory[name]:.0f}" if self.device == "cuda" else "-"
             table.add_row(name, f"{median[name]:.1f}", peak, f"{fps[name]:.1f}")
         ratio = {

@@ -1,9 +1,9 @@
-"""How long a person waits in the viewer: click to glowing selection, while training and after it, and edited frames against plain ones.
+"""Waiting times in the viewer: from a click to the glowing selection, during training and after it, and edited frames against plain ones.
 
     python benchmarks/viewer.py --run RUN [--data SCENE]
 
-The run's training goes on from its last checkpoint meanwhile, in a temporary folder; nothing of the run is changed. Clicks are sent by a client of
-the viewer's own protocol; the time ends when the first picture that was drawn with the selection has arrived.
+Meanwhile the training goes on from the run's last checkpoint, in a temporary folder; the run is not changed. A client of the
+viewer's own protocol sends clicks. The time ends when the first picture with the selection has arrived.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Args:
     run: Path
     """A gradiseg run: its config.yml or folder."""
     data: Path | None = None
-    """Its photos; the run's own unless given."""
+    """Folder of its photos. Default: the run's own."""
     clicks: int = 20
     frames: int = 15
-    """Frames of each kind."""
+    """Number of frames of each kind."""
     steps: int = 400
-    """Training steps that go on meanwhile, at most."""
+    """Largest number of training steps that run meanwhile."""
     device: str | None = None
 
 

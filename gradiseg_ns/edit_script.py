@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from gradiseg_ns.scene.edits import (
     clean_name,
 )
 from gradiseg_ns.scene.export import safe_name
-from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.scene.objects import ObjectNameError, ObjectTable, copy_name
 from gradiseg_ns.scene.ply import read_ply, write_ply
 from gradiseg_ns.scene.splat import Splat
 
@@ -54,15 +55,15 @@ class Script:
         return arrange(self.splat.labels, self.splat.means, self.objects, self.edits.steps, self.edits.files)
 
     def ids(self, text: str, flag: str) -> tuple[int, ...]:
-        """Objects by ids or names, separated by commas.
+        """Objects by ids or names, see `ObjectTable.find`.
 
         Raises:
             EditError: there is no such object, or several of that name.
         """
         try:
             return self.arrangement.objects.find(text)
-        except ValueError as error:
-            raise EditError(f"{flag} {text}: {error}") from None
+        except ObjectNameError as error:
+            raise EditError(f"{flag} {text}: {error}") from error
 
     def centre(self, ids: Sequence[int]) -> Tensor:
         """The middle [3] of objects as they are now."""
@@ -101,15 +102,22 @@ class Script:
 
     def _duplicate(self, flag: str, text: str) -> None:
         table = self.arrangement.objects
+        taken = list(table.names)
         for id in self.ids(text, flag):
-            name = table.names[table.ids.index(id)]
-            self._push(flag, text, Duplicate(id, self.edits.new_id(table), clean_name(f"{name}, copy")))
+            name = clean_name(copy_name(table.names[table.ids.index(id)], taken))
+            taken.append(name)
+            self._push(flag, text, Duplicate(id, self.edits.new_id(table), name))
 
     def _split(self, flag: str, text: str, expected: str) -> tuple[tuple[int, ...], str]:
-        left, found, right = text.partition("=")
-        if not found or not right.strip():
+        """The objects before an equals sign and the value after it. A name may hold such a sign too: the longest name counts."""
+        places = [place for place, c in enumerate(text) if c == "=" and text[place + 1 :].strip()]
+        if not places:
             raise EditError(f"{flag} {text}: expected {expected}.")
-        return self.ids(left, flag), right.strip()
+        objects = self.arrangement.objects
+        for place in reversed(places[1:]):
+            with contextlib.suppress(ObjectNameError):
+                return objects.find(text[:place]), text[place + 1 :].strip()
+        return self.ids(text[: places[0]], flag), text[places[0] + 1 :].strip()
 
     def _numbers(self, flag: str, text: str, value: str, count: int) -> list[float]:
         try:
@@ -198,14 +206,15 @@ class Script:
         self.edits.files[name] = self._new_files[name] = splat
         self._push(flag, text, Swap(ids[0], name, place))
 
-    def save(self, path: Path) -> None:
-        """Write the list, and beside it the splats that it swaps in."""
+    def save(self, path: Path) -> list[Step]:
+        """Write the list, and beside it the splats that it swaps in. Returns the steps that another program had added meanwhile, and
+        that are kept."""
         used = {e.file for s in self.edits.steps for e in s.edits if isinstance(e, Swap)}
         for name in used:
             target = path.parent / "edits" / name
             if name in self._new_files or not target.exists():
                 write_ply(target, self.edits.files[name])
-        self.edits.save(path)
+        return self.edits.save(path)
 
 
 def _extent(means: Tensor) -> Tensor:

@@ -6,31 +6,30 @@ Used by `gradiseg associate` and, on the way, by training (`--pipeline.model.ass
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gradiseg_ns.data.agreement import IdAgreement, id_agreement
 from gradiseg_ns.data.datamanager import camera_lookup
-from gradiseg_ns.data.dataset import warn
 from gradiseg_ns.data.id_maps import IdMapError, read_frame_maps
 from gradiseg_ns.scene.objects import colorize
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.sources import Scene
 from gradiseg_ns.tools.atomic import new_folder
-from gradiseg_ns.votes.association import Association, associate
+from gradiseg_ns.tools.choices import IdMode as IdMode
+from gradiseg_ns.tools.pictures import overview, to_image
+from gradiseg_ns.tools.terminal import say, stages, warn
+from gradiseg_ns.votes.association import Association, AssociationError, associate
 
-IdMode = Literal["auto", "keep", "new"]
 OVERVIEW_VIEWS = 4
 
 
@@ -75,7 +74,7 @@ def associate_views(
                 "say --ids keep or --ids new."
             )
         ids = "keep" if before.consistent else "new"
-        CONSOLE.print(
+        say(
             f"Of the pairs of views that see a point {before.agreement:.0%} show the same id (chance "
             f"{before.chance:.0%}): ids are {'kept' if ids == 'keep' else 'made anew'}."
         )
@@ -87,23 +86,18 @@ def associate_views(
         given.append(torch.where(hidden, -1, ids_here))
     if not any(bool((m >= 0).any()) for m in given):
         raise IdMapError(f"the {len(given)} maps hold no masks, apart from the ids {none} that mean none.")
-    with Progress(
-        TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), console=CONSOLE,
-    ) as progress:  # fmt: skip
-        tasks: dict[str, int] = {}
+    with stages() as show:
+        done: Counter[str] = Counter()
 
-        def report(text: str) -> None:
-            if text not in tasks:
-                tasks[text] = progress.add_task(text, total=len(views))
-            progress.advance(tasks[text])  # type: ignore[arg-type]
+        def report(stage: str) -> None:
+            done[stage] += 1
+            show(stage, done[stage], len(views))
 
         try:
             result = associate(
-                given, views.cameras, gaussians=None if splat is None else splat.gaussians(),
-                antialiased=splat is not None and splat.antialiased, points=points, ids=ids, progress=report,
+                given, views.cameras, gaussians=None if splat is None else splat.gaussians(), points=points, ids=ids, progress=report
             )  # fmt: skip
-        except ValueError as error:
+        except AssociationError as error:
             raise IdMapError(f"{scene.data}: {error}") from error
     maps = []
     for new, old in zip(result.maps, views.id_maps, strict=True):
@@ -118,31 +112,32 @@ def write_association(folder: Path, scene: Scene, done: Associated) -> None:
     Photos with lens distortion get maps that are distorted likewise, since that is what training expects.
 
     Raises:
-        IdMapError: the folder exists, or cannot be written.
+        IdMapError: the folder exists.
+        WriteError: it cannot be written.
     """
     views = scene.train
     try:
         with new_folder(folder) as making:
             lookups: dict[bytes, NDArray[np.int32]] = {}
-            originals = _original_cameras(scene)
+            originals = original_cameras(scene)
             largest = max((int(ids.max(initial=0)) for ids in done.maps), default=0)
             for i, (name, ids) in enumerate(zip(views.names, done.maps, strict=True)):
                 # No PNG of one channel holds more than 16 bits.
                 path = making / (f"{name}.png" if largest < 1 << 16 else f"{name}.npy")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                distorted = _distorted(ids, originals[i], lookups)
+                written = distorted(ids, originals[i], lookups)
                 if path.suffix == ".npy":
-                    np.save(path, distorted)
+                    np.save(path, written)
                     continue
-                small = int(distorted.max(initial=0)) < 256
-                Image.fromarray(distorted.astype(np.uint8 if small else np.uint16)).save(path)
+                small = int(written.max(initial=0)) < 256
+                Image.fromarray(written.astype(np.uint8 if small else np.uint16)).save(path)
             if done.kept and scene.object_names:
                 names = {str(i): name for i, name in scene.object_names.items()}
                 (making / "object_names.json").write_text(json.dumps(names, indent=1))
             (making / "association.json").write_text(json.dumps(_report(views.names, done), indent=1))
             overview_of(scene, done).save(making / "overview.jpg", quality=90)
-    except OSError as error:
-        raise IdMapError(f"the new maps cannot be written to {folder}: {error}") from error
+    except FileExistsError as error:
+        raise IdMapError(str(error)) from error
     if read_frame_maps(scene.data):
         warn(
             "transforms.json names maps of its own (object_mask_path), which go before any folder: "
@@ -182,8 +177,6 @@ def _report(names: Sequence[str], done: Associated) -> dict[str, object]:
 
 def overview_of(scene: Scene, done: Associated) -> Image.Image:
     """Photo, masks as they were and as they are now, of some views."""
-    from gradiseg_ns.tools.pictures import overview
-
     views = scene.train
     count = min(OVERVIEW_VIEWS, len(views))
     rows = []
@@ -191,12 +184,12 @@ def overview_of(scene: Scene, done: Associated) -> Image.Image:
         photo = views.images[i].cpu().numpy()
         old, new = views.id_maps[i].cpu(), torch.from_numpy(done.maps[i])
         pictures = [Image.fromarray(photo)]
-        pictures += [Image.fromarray((colorize(m) * 255).to(torch.uint8).numpy()) for m in (old, new)]
+        pictures += [to_image(colorize(m)) for m in (old, new)]
         rows.append(list(zip((views.names[i], "masks before", "masks now"), pictures, strict=True)))
     return overview(rows)
 
 
-def _original_cameras(scene: Scene) -> Cameras:
+def original_cameras(scene: Scene) -> Cameras:
     """The training cameras before undistortion, at the size of the loaded photos."""
     manager = scene.manager
     cameras = deepcopy(manager.train_dataparser_outputs.cameras)
@@ -204,7 +197,7 @@ def _original_cameras(scene: Scene) -> Cameras:
     return cameras
 
 
-def _distorted(
+def distorted(
     ids: NDArray[np.int32], cameras: Cameras, lookups: dict[bytes, NDArray[np.int32]]
 ) -> NDArray[np.int32]:
     """A map as the camera would have taken it; pixels outside the undistorted photo get the nearest id."""

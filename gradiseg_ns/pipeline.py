@@ -24,16 +24,19 @@ from nerfstudio.engine.callbacks import (
 )
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from gradiseg_ns import rendering
+from gradiseg_ns.checkpoints import choose_for_commands
 from gradiseg_ns.commands import caller, edits_path, listen_locally
 from gradiseg_ns.data.datamanager import GradisegDataManager
 from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.data.map_values import some
 from gradiseg_ns.model import GradisegModel
-from gradiseg_ns.tools.terminal import say
+from gradiseg_ns.tools.atomic import WholeFile, check_writable
+from gradiseg_ns.tools.errors import GradisegError
+from gradiseg_ns.tools.terminal import mend_commands, say, warn
 
 if TYPE_CHECKING:
     from gradiseg_ns.data.free_space import FreeSpace
@@ -71,7 +74,11 @@ class GradisegPipeline(VanillaPipeline):
     def __init__(
         self, config: GradisegPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any
     ) -> None:
+        mend_commands()
+        choose_for_commands()
+        self._check_output()
         super().__init__(config, device, test_mode, **kwargs)
+        self.model.views = self.datamanager.view_names
         start = self.model.config.start_from
         if start is not None and test_mode == "val":
             from gradiseg_ns.sources import SourceError, load_splat
@@ -86,6 +93,25 @@ class GradisegPipeline(VanillaPipeline):
             say(f"Starting from the {len(splat)} Gaussians of {start}.")
         self._prepare_editing()
 
+    @staticmethod
+    def _check_output() -> None:
+        """Before minutes of evaluation: whether ns-eval can write what it finds. It then writes it whole or not at all.
+
+        Raises:
+            GradisegError: it cannot, or the name is none that it takes.
+        """
+        command = caller().command
+        path = getattr(command, "output_path", None)
+        if caller().kind != "eval" or not isinstance(path, Path):
+            return
+        if path.suffix != ".json":
+            raise GradisegError(f"--output-path {path}: expected a name that ends in .json.")
+        check_writable(path)
+        command.output_path = WholeFile(path)
+        pictures = getattr(command, "render_output_path", None)
+        if pictures is not None:
+            check_writable(Path(pictures) / "picture.png")
+
     def _prepare_editing(self) -> None:
         """The viewer's panel; the edits that were saved with a run, where they are to be seen: not in ns-eval."""
         from gradiseg_ns.scene.edits import EditError, EditList
@@ -95,9 +121,7 @@ class GradisegPipeline(VanillaPipeline):
         folder = who.config_path.parent if who.config_path is not None else None
         self.viewer_panel = GradisegPanel(self, folder)
         if who.kind == "view" and listen_locally(who.command):
-            CONSOLE.print(
-                "The viewer listens to this machine only (--viewer.websocket-host 0.0.0.0 for all)."
-            )
+            say("The viewer listens to this machine only (--viewer.websocket-host 0.0.0.0 for all).")
         path = edits_path(who.config_path) if who.kind in ("view", "render") else None
         if path is None:
             return
@@ -106,7 +130,7 @@ class GradisegPipeline(VanillaPipeline):
         except EditError as error:
             if who.kind == "render":  # what is written to files must not lack them silently
                 raise
-            CONSOLE.print(f"[bold red]The edits are left out:[/bold red] {escape(str(error))}")
+            say(str(error), title="The edits are left out:", style="bold red")
             return
         self.model.editing.always = who.kind == "render"
         say(f"{len(self.model.editing.edits.steps)} edits of {path}")
@@ -143,13 +167,33 @@ class GradisegPipeline(VanillaPipeline):
     def clear_empty_space(self, step: int) -> None:
         """After a training step: remove what is where nothing can be, every CLEAR_EVERY steps and after the last."""
         if (step + 1) % CLEAR_EVERY == 0 or step + 1 == self.model.schedule.length:
-            if self.free_space is not None:
+            if self.free_space is not None and not self.model.views_are_missing:
                 self.model.clear(self.free_space, self.datamanager.agreed_on)
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        here = set(self.model.views)
         super().load_pipeline(loaded_state, step)
+        if self.test_mode == "val":
+            self._compare_views(here)
         if self.model.editing.always:
             self.label_gaussians()
+
+    def _compare_views(self, here: set[str]) -> None:
+        """When a run is resumed: whether all views are here that it was trained on. What only others saw is not pruned.
+
+        Args:
+            here: the training views that there are now.
+        """
+        before = set(self.model.views)  # empty in checkpoints of older versions
+        self.model.views = sorted(before | here)
+        gone = sorted(before - here)
+        self.model.views_are_missing = bool(gone)
+        if gone:
+            warn(
+                f"the run was trained on {len(before)} views, and {len(gone)} of them are not among the {len(here)} of now "
+                f"({some(gone)}). What only those saw cannot be told from what no view sees: it is kept, and nothing is "
+                "pruned for being seen by few, or for being where nothing can be."
+            )
 
     def label_gaussians(self, step: int | None = None) -> None:
         """After the last training step, or when asked for without one: every Gaussian gets the object that it shows."""
@@ -193,11 +237,12 @@ class GradisegPipeline(VanillaPipeline):
         found = model.refresh_boundary(
             list(self._training_views()), photos=lambda index: cached[index]["image"], change=due
         )
-        CONSOLE.print(
-            f"[bold]Boundaries[/bold] {len(phase.points or ())} of {model.num_points} Gaussians; "
+        say(
+            f"{len(phase.points or ())} of {model.num_points} Gaussians; "
             f"{found.overruled:.1%} of the labelled pixels overruled; edges "
             + ("are" if phase.sharp else "are not")
-            + f" focused on (the maps' lie {found.displacement:.2f} times the bound from what the views agree on)"
+            + f" focused on (the maps' lie {found.displacement:.2f} times the bound from what the views agree on)",
+            title="Boundaries",
         )
         model.train()
 
@@ -312,7 +357,7 @@ class GradisegPipeline(VanillaPipeline):
             metrics["floater_share_worst"] = None if floating is None else floating.worst
             told = summary(views, floating)
             if told is not None:
-                CONSOLE.print(escape(told))
+                say(told)
             table = _table_path("views")
             if table is not None:
                 write_views(table, views)
@@ -361,7 +406,7 @@ class GradisegPipeline(VanillaPipeline):
             views.append(ViewScore(name, *model.psnr_of(outputs, batch), miou))
         told = summary(views, self.floaters())
         if told is not None:
-            CONSOLE.print(escape(told))
+            say(told)
         model.train()
 
     def _ignored_ids(self, told: bool = False) -> tuple[int, ...]:
@@ -372,7 +417,7 @@ class GradisegPipeline(VanillaPipeline):
         )
         if empty and told:
             ids = ", ".join(map(str, empty))
-            CONSOLE.print(
+            say(
                 f"The id {ids} is only where photos show nothing (transparent, or plain black or white): no Gaussian is there, and "
                 "the metrics leave it out."
             )
@@ -397,10 +442,12 @@ class GradisegPipeline(VanillaPipeline):
 
     @staticmethod
     def _save_pictures(pictures: dict[str, Tensor], folder: Path, prefix: str, index: int) -> None:
-        from torchvision.utils import save_image
+        from gradiseg_ns.tools.pictures import save_picture, to_image
 
         for key, picture in pictures.items():
-            save_image(picture.permute(2, 0, 1).cpu(), folder / f"{prefix}_{key}_{index:04d}.png")
+            if picture.shape[-1] == 1:
+                picture = picture.expand(*picture.shape[:-1], 3)
+            save_picture(to_image(picture), folder / f"{prefix}_{key}_{index:04d}.png")
 
 
 def average(rows: list[dict[str, float]], get_std: bool = False) -> dict[str, float | None]:

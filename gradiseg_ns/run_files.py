@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from gradiseg_ns import checkpoints
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.sources import Run, Scene, SourceError
@@ -177,13 +178,14 @@ def save_run(
 
     Raises:
         SourceError: There is such a folder, and it is not to be replaced.
+        WriteError: It cannot be written. An older folder is still there.
     """
     _check_free(config, replace)
     folder = config.get_base_dir()
     with new_folder(folder, replace=replace) as making:
         models = making / config.relative_model_dir
         models.mkdir(parents=True)
-        torch.save(
+        checkpoints.save(
             {"step": run.step, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}},
             models / run.checkpoint.name,
         )

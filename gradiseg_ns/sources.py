@@ -6,7 +6,6 @@ What the commands of `gradiseg` start from. Training goes its own way, through n
 from __future__ import annotations
 
 import copy
-import json
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +18,9 @@ import yaml
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.splatfacto import RGB2SH
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from gradiseg_ns import rendering
+from gradiseg_ns import checkpoints, rendering
 from gradiseg_ns.data.datamanager import GradisegDataManager, GradisegDataManagerConfig, viewmats_of
 from gradiseg_ns.data.id_maps import data_folder
 from gradiseg_ns.data.parsers import find_model
@@ -32,6 +30,8 @@ from gradiseg_ns.scene.frames import to_nerfstudio, to_original
 from gradiseg_ns.scene.ply import read_ply
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.errors import GradisegError
+from gradiseg_ns.tools.json_files import read_json
+from gradiseg_ns.tools.terminal import say
 from gradiseg_ns.votes.rendered import spread_views
 
 DataParser = Literal["nerfstudio-data", "colmap", "blender-data", "instant-ngp-data"]
@@ -163,14 +163,34 @@ class Run:
         """Whether its Gaussians have identity encodings."""
         return "_model.gauss_params.identity" in self.state
 
-    def scene(self, *, masks_dir: str | None = None, data: Path | None = None, maps: bool = True) -> Scene:
-        """The data the run was trained on (or another folder), with id maps from `masks_dir` if given."""
+    def scene(
+        self,
+        *,
+        masks_dir: str | None = None,
+        data: Path | None = None,
+        maps: bool = True,
+        max_objects: int | None = None,
+    ) -> Scene:
+        """The data the run was trained on (or another folder), with id maps from `masks_dir` if given.
+
+        Args:
+            masks_dir: folder of the id maps, the run's own unless given.
+            data: the data folder, the run's own unless given.
+            maps: whether id maps must be there.
+            max_objects: most ids in the maps; what the run has unless given.
+
+        Raises:
+            SourceError: there is no such folder.
+            IdMapError: the maps must be there and cannot be used.
+        """
         old = self.config.pipeline.datamanager
         known = {name: getattr(old, name) for name in ("dataparser", "camera_res_scale_factor", "data")}
-        for name in ("masks_dir", "eval_masks_dir"):
+        for name in ("masks_dir", "eval_masks_dir", "max_objects"):
             if hasattr(old, name):
                 known[name] = getattr(old, name)
         config = GradisegDataManagerConfig(**copy.deepcopy(known), cache_images_type="uint8")
+        if max_objects is not None:
+            config.max_objects = max_objects
         if masks_dir is not None:
             config.masks_dir = masks_dir
         if data is not None:
@@ -208,7 +228,7 @@ def load_run(path: Path, device: torch.device | str = "cpu") -> Run:
     """A run by its config.yml, or the folder it is in. Nothing else is opened: a config.yml can run code.
 
     Raises:
-        SourceError: there is no such run, it has no checkpoint, or it is not one of splatfacto's family.
+        SourceError: there is no such run, it has no checkpoint that can be read, or it is not one of splatfacto's family.
     """
     config_path = path / "config.yml" if path.is_dir() else path
     if not config_path.is_file():
@@ -226,16 +246,23 @@ def load_run(path: Path, device: torch.device | str = "cpu") -> Run:
     try:
         # As nerfstudio reads its own: a config.yml can run code, so only open those of people you trust.
         config = yaml.load(config_path.read_text("utf-8"), Loader=yaml.Loader)
-    except (yaml.YAMLError, ImportError, AttributeError, TypeError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        ImportError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+        OSError,
+    ) as error:
         raise SourceError(f"{config_path} cannot be read as a nerfstudio configuration: {error}") from error
     if not isinstance(config, TrainerConfig):
         raise SourceError(f"{config_path} holds a {type(config).__name__}, expected a run's TrainerConfig.")
     _anchor(config_path, config)
-    folder = config_path.parent / config.relative_model_dir
-    checkpoints = sorted(folder.glob("step-*.ckpt"))
-    if not checkpoints:
-        raise SourceError(f"{folder} has no checkpoint: expected step-000012345.ckpt, was the run saved?")
-    checkpoint = checkpoints[-1]
+    try:
+        checkpoint = checkpoints.choose(config_path.parent / config.relative_model_dir)
+    except checkpoints.CheckpointError as error:
+        raise SourceError(str(error)) from error
     loaded = load_checkpoint(checkpoint, device)
     state = loaded["pipeline"]
     model: Any = config.pipeline.model
@@ -268,17 +295,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     Raises:
         SourceError: it cannot be read, or is none.
     """
-    # splatfacto's own checkpoints hold numpy scalars in their schedulers.
-    numpy: Any = np
-    scalars = [numpy.core.multiarray.scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
     try:
-        with torch.serialization.safe_globals(scalars):
-            loaded = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # the errors of pickle, zip and torch have no common class
-        raise SourceError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(loaded, dict) or not {"pipeline", "step"} <= set(loaded):
-        raise SourceError(f"{path} is not a checkpoint of nerfstudio's: expected the keys pipeline and step.")
-    return loaded
+        return checkpoints.load(path, device)
+    except checkpoints.CheckpointError as error:
+        raise SourceError(str(error)) from error
 
 
 def splat_of_state(state: dict[str, Any], path: Path, *, sh_degree: int = 3) -> Splat:
@@ -306,6 +326,7 @@ def load_scene(
     masks_dir: str = "object_mask",
     maps: bool = True,
     device: torch.device | str = "cpu",
+    max_objects: int | None = None,
 ) -> Scene:
     """The views of a data folder.
 
@@ -315,6 +336,7 @@ def load_scene(
         masks_dir: folder of the id maps.
         maps: whether id maps must be there.
         device: where cameras are put.
+        max_objects: most ids in the maps; `GradisegDataManagerConfig`'s unless given.
 
     Raises:
         IdMapError: the maps must be there and cannot be used.
@@ -328,6 +350,8 @@ def load_scene(
         masks_dir=masks_dir,
         cache_images_type="uint8",
     )
+    if max_objects is not None:
+        config.max_objects = max_objects
     return _scene(config, maps, torch.device(device))
 
 
@@ -348,7 +372,7 @@ def _dataparser(data: Path, wanted: DataParser | DataParserConfig) -> Any:
                     f"--data {data} has no transforms.json, and no COLMAP model: {error}"
                 ) from None
             name = "colmap"
-        CONSOLE.print(f"There is no transforms.json: read by {name}.")
+        say(f"There is no transforms.json: read by {name}.")
         return config_of(name)
     return config_of(name) if isinstance(wanted, str) else wanted
 
@@ -420,7 +444,7 @@ def find_frame(
     if frame != "auto":
         return possible[0]
     if len(possible) == 1:
-        CONSOLE.print(f"Frame of the splat: {possible[0]} (no camera sees it in the other one).")
+        say(f"Frame of the splat: {possible[0]} (no camera sees it in the other one).")
         return possible[0]
     errors = {}
     indices = spread_views(len(scene.train), _LOOKS)
@@ -434,7 +458,7 @@ def find_frame(
     taken = min(possible, key=lambda name: errors[name])
     if splat.frame in possible and errors[splat.frame] <= _ALIKE * errors[taken]:
         taken = splat.frame
-    CONSOLE.print(f"Frame of the splat: {taken} (mean difference to the photos {errors[taken]:.3f}).")
+    say(f"Frame of the splat: {taken} (mean difference to the photos {errors[taken]:.3f}).")
     return taken
 
 
@@ -455,7 +479,7 @@ def in_original_frame(splat: Splat, run: Run) -> Splat:
     path = run.config_path.parent / "dataparser_transforms.json"
     try:
         if path.is_file():
-            content = json.loads(path.read_text("utf-8"))
+            content = read_json(path)
             transform, scale = (
                 torch.tensor(content["transform"], dtype=torch.float64),
                 float(content["scale"]),

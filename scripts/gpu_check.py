@@ -252,7 +252,7 @@ def channels(options: argparse.Namespace) -> None:
             torch.rand(count, 3, generator=generator) * 1.6 * size + 1e-3,
             torch.rand(count, generator=generator),
         )
-        gaussians = rendering.Gaussians(*(t.cuda().requires_grad_() for t in gaussians))
+        gaussians = gaussians.map(lambda t: t.cuda().requires_grad_())
         K = torch.tensor([[0.9 * width, 0, width / 2], [0, 0.9 * width, height / 2], [0, 0, 1.0]])
         camera = rendering.Camera(torch.eye(4).cuda(), K.cuda(), width, height)
         rows = []

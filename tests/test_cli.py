@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ import torch
 import yaml
 from PIL import Image
 
-from gradiseg_ns import cli, runs, sources
+from gradiseg_ns import cli, run_files, sources
+from gradiseg_ns.data.id_maps import IdMapError
 from gradiseg_ns.scene.ply import read_objects, read_ply, write_ply
 from gradiseg_ns.sources import SourceError
+from gradiseg_ns.tools.errors import WriteError
 
 from .scenes import write_scene
-from .test_commands import ENVIRONMENT
-
-STEPS = 300
+from .splats import write_plain_run
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without identities, trained on a scene whose maps it never saw."""
-    folder = tmp_path_factory.mktemp("plain")
-    options = {"pipeline.model.identity": False, "pipeline.datamanager.masks_dir": "nowhere"}
-    config = runs.make_config("gradiseg-lite", scene, folder, steps=STEPS, device="cpu", options=options)
-    runs.train(config)
-    return config.get_base_dir()
+    """A run without identities, of a scene whose maps it never saw."""
+    return write_plain_run(scene, tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +106,7 @@ def test_lifting_a_ply_finds_its_frame(plain: Path, scene: Path, tmp_path: Path,
         splat.quats = xyzw[:, [3, 0, 1, 2]]
     path = write_ply(tmp_path / "splat.ply", splat)
     cli.Lift(
-        ply=path, data=scene, output_dir=tmp_path / "out", device="cpu", foreground=(1,), weight=1.0
+        ply=path, data=scene, output_dir=tmp_path / "out", device="cpu", foreground=("Red Ball",), weight=1.0
     ).main()  # fmt: skip
     chosen = read_ply(tmp_path / "out" / "lifted.ply")
     assert 0 < len(chosen) < len(splat) / 2
@@ -222,12 +218,18 @@ def test_bad_input_names_what_was_found(plain: Path, scene: Path, tmp_path: Path
         cli.Lift(data=scene).main()
     with pytest.raises(SourceError, match="no such file"):
         cli.Lift(load_config=tmp_path / "config.yml").main()
-    with pytest.raises(SourceError, match="--foreground"):
-        cli.Lift(load_config=plain, masks_dir="object_mask", foreground=(5,), device="cpu").main()
+    with pytest.raises(
+        SourceError, match=r"--foreground 5: no such object as '5'; the scene has 0 \(floor\)"
+    ):
+        cli.Lift(load_config=plain, masks_dir="object_mask", foreground=("5",), device="cpu").main()
+    with pytest.raises(IdMapError, match="--max-objects"):
+        cli.Lift(load_config=plain, masks_dir="object_mask", max_objects=2, device="cpu").main()
+    with pytest.raises(IdMapError, match="--max-objects"):
+        cli.Associate(data=scene, max_objects=2, output_dir=tmp_path / "out", device="cpu").main()
     with pytest.raises(SourceError, match="max-error"):
         cli.Prune(load_config=plain, max_error="0").main()
     with pytest.raises(SourceError, match="object ids"):
-        cli.Prune(load_config=plain, objects=(1,), device="cpu").main()
+        cli.Prune(load_config=plain, objects=("1",), device="cpu").main()
     run = sources.load_run(plain)
     run.splat.means += 1e4
     path = write_ply(tmp_path / "far.ply", run.splat)
@@ -245,10 +247,114 @@ def test_bad_input_names_what_was_found(plain: Path, scene: Path, tmp_path: Path
         sources.load_run(broken.parent)
 
 
-def test_the_script_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from gradiseg_ns.cli import entrypoint; entrypoint()", "prune", "--ply", "x.ply",
-         "--data", str(tmp_path / "nowhere")],
-        capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 1 and "x.ply" in done.stdout and "Traceback" not in done.stdout + done.stderr
+def test_a_run_with_another_identity_dim(plain: Path, tmp_path: Path) -> None:
+    """The channels of the identities are the run's own, in a lift and in an import."""
+    cli.Lift(load_config=plain, masks_dir="object_mask", output_dir=tmp_path, device="cpu").main()
+    lifted = _with_identity_dim(next(plain.parent.glob("*-lifted")), 8, tmp_path)
+    cli.Lift(load_config=lifted, output_dir=tmp_path / "again", device="cpu").main()
+    again = sources.load_run(lifted.with_name("eight-lifted"))
+    assert again.state["_model.gauss_params.identity"].shape == (len(again.splat), 8)
+    assert again.state["_model.classifier.weight"].shape == (3, 8)
+    assert again.config.pipeline.model.identity_dim == 8
+    cli.Import(tmp_path / "again" / "lifted.ply", load_config=lifted, device="cpu").main()
+    imported = sources.load_run(lifted.with_name("eight-imported"))
+    assert imported.state["_model.gauss_params.identity"].shape == (len(again.splat), 8)
+    labels = read_ply(tmp_path / "again" / "lifted.ply").labels
+    assert labels is not None and torch.equal(run_files.labels_of_run(imported), labels)
+
+
+def test_a_fault_in_association_is_not_the_users(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = ValueError("a tensor has another shape")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr("gradiseg_ns.mask_folders.associate", broken)
+    verb = cli.Associate(load_config=plain, ids="new", output_dir=tmp_path / "new", device="cpu")
+    with pytest.raises(ValueError) as caught:
+        verb.main()
+    assert caught.value is fault and not (tmp_path / "new").exists()
+
+
+def _with_identity_dim(folder: Path, dim: int, output: Path) -> Path:
+    """The run as a training with that many channels would have saved it."""
+    run = sources.load_run(folder)
+    config: Any = copy.deepcopy(run.config)
+    config.pipeline.model.identity_dim, config.output_dir, config.timestamp = dim, output, "eight"
+    cut = ("_model.gauss_params.identity", "_model.classifier.weight")
+    state = {key: value[:, :dim].clone() if key in cut else value for key, value in run.state.items()}
+    return run_files.save_run(run, config, state, None).parent
+
+
+def test_pruning_some_objects_by_name(plain: Path, scene: Path, tmp_path: Path) -> None:
+    splat = sources.load_run(plain).splat
+    splat.labels = (splat.means[:, 2] > splat.means[:, 2].median()).to(torch.int32)
+    path = write_ply(tmp_path / "named.ply", splat, names={1: "Grandma's cup, [/red]"})
+    cli.Prune(ply=path, data=scene, max_error="1/20", objects=("grandma's cup, [/red]",), device="cpu").main()
+    removed = {
+        key: row["removed"]
+        for key, row in json.loads((tmp_path / "pruned.json").read_text())["per_object"].items()
+    }
+    assert removed["1"] > 0 and removed.get("0", 0) == 0
+    with pytest.raises(SourceError, match=r"--objects plate: no such object.*1 \(Grandma's cup, \[/red\]\)"):
+        cli.Prune(ply=path, data=scene, objects=("plate",), device="cpu").main()
+
+
+def test_what_cannot_be_written_is_told_before_the_work(
+    plain: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(cli.Lift, "open_splat", lambda *_, **__: pytest.fail("worked first"))
+    monkeypatch.setattr(cli.Prune, "open_splat", lambda *_, **__: pytest.fail("worked first"))
+    with pytest.raises(WriteError, match="file"):
+        cli.Lift(load_config=plain, output_dir=tmp_path / "file").main()
+    with pytest.raises(WriteError, match="is a folder"):
+        cli.Prune(load_config=plain, output=tmp_path).main()
+
+
+def test_a_run_with_edits_is_not_replaced(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "balls" / "gradiseg-lite" / "run"
+    shutil.copytree(plain, run)
+    config: Any = sources.load_run(run).config
+    config.output_dir, config.timestamp = tmp_path, "run"
+    (run / "config.yml").write_text(yaml.dump(config))
+    lift = cli.Lift(load_config=run, masks_dir="object_mask", device="cpu")
+    prune = cli.Prune(load_config=run, max_error="1/20", device="cpu")
+    lift.main()
+    lift.main()  # nothing of a person's is in the first one
+    monkeypatch.setattr(
+        "gradiseg_ns.votes.accumulate.accumulate", lambda *_, **__: pytest.fail("worked first")
+    )
+    monkeypatch.setattr("gradiseg_ns.votes.pruning.prune", lambda *_, **__: pytest.fail("worked first"))
+    for suffix, verb in (("lifted", lift), ("pruned", prune)):
+        other = run.with_name(f"run-{suffix}")
+        (other / "export").mkdir(parents=True)
+        (other / "edits.json").write_text("{}")
+        with pytest.raises(SourceError, match=rf"run-{suffix} exists already and holds edits\.json, export"):
+            verb.main()
+        assert (other / "edits.json").exists()
+
+
+def test_the_script_says_what_is_wrong_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the user can mend is a sentence, what is a fault of the program is not hidden."""
+    monkeypatch.setattr(
+        "sys.argv", ["gradiseg", "prune", "--ply", "x [/red].ply", "--data", str(tmp_path / "none")]
+    )
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    with pytest.raises(SystemExit) as stopped:
+        cli.entrypoint()
+    assert stopped.value.code == 1
+    assert "PlyError: The PLY file x [/red].ply does not exist" in capsys.readouterr().out
+
+    def fault(verb: Any) -> None:
+        raise ValueError("a tensor has another shape")
+
+    monkeypatch.setattr(cli.Prune, "main", fault)
+    with pytest.raises(ValueError, match="another shape"):
+        cli.entrypoint()

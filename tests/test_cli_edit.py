@@ -14,19 +14,14 @@ import tyro
 from PIL import Image
 
 from gradiseg_ns import cli, run_files, runs, sources
-from gradiseg_ns.cli_edit import Edit, Export, Import
+from gradiseg_ns.cli import Edit, Export, Import
 from gradiseg_ns.scene.edits import EditError
 from gradiseg_ns.scene.ply import PlyError, read_objects, read_ply, write_ply
 from gradiseg_ns.sources import SourceError
+from gradiseg_ns.tools.errors import WriteError
 
 from .scenes import write_scene
-
-STEPS = 120
-OPTIONS = {
-    "pipeline.model.boundary_refiner": False,
-    "pipeline.model.schedule.identity_from": 0.0,
-    "pipeline.model.schedule.votes_at": 0.8,
-}
+from .splats import write_plain_run
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +29,19 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_scene(tmp_path_factory.mktemp("scene") / "balls", views=12)
 
 
-def train(scene: Path, folder: Path, **options: Any) -> Path:
-    config = runs.make_config(
-        "gradiseg-lite", scene, folder, steps=STEPS, device="cpu", options={**OPTIONS, **options}
-    )
-    runs.train(config)
-    return config.get_base_dir()
-
-
 @pytest.fixture(scope="module")
-def trained(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(scene, tmp_path_factory.mktemp("trained"))
+def lifted(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gradiseg run of the scene."""
+    plain = write_plain_run(scene, tmp_path_factory.mktemp("lifted"))
+    cli.Lift(load_config=plain, masks_dir="object_mask", device="cpu").main()
+    return next(plain.parent.glob("*-lifted"))
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
+def run(lifted: Path, tmp_path: Path) -> Path:
     """The run in a folder of its own, where new runs may lie beside it."""
     folder = tmp_path / "balls" / "gradiseg-lite" / "run"
-    shutil.copytree(trained, folder)
+    shutil.copytree(lifted, folder)
     config = sources.load_run(folder).config
     config.output_dir, config.timestamp = tmp_path, "run"
     import yaml
@@ -93,8 +83,7 @@ def test_a_run_comes_back_as_it_was(run: Path, capsys: pytest.CaptureFixture[str
     before, after = shown(run / "config.yml"), shown(imported / "config.yml")
     assert float((before["rgb"] - after["rgb"]).abs().max()) <= 1 / 255
     assert float(after["rgb"].std()) > 0.05
-    # Codes are as far apart as can be, learned encodings are not: maps differ where objects meet.
-    assert float((before["ids"] == after["ids"]).float().mean()) > 0.8
+    assert float((before["ids"] == after["ids"]).float().mean()) > 0.98
     with pytest.raises(SourceError, match=r"run-imported exists already"):
         Import(ply, load_config=imported.parent / "run", device="cpu").main()
     # out and in once more: nothing changes
@@ -236,7 +225,7 @@ def test_bad_input_names_what_was_found(scene: Path, run: Path, tmp_path: Path) 
     with pytest.raises(SourceError, match="no such file"):
         Export(tmp_path, device="cpu").main()
     with pytest.raises(
-        SourceError, match=r"'cup': no such object.*0 \(floor\), 1 \(red ball\), 7 \(blue ball\)"
+        SourceError, match=r"--objects cup: no such object.*0 \(floor\), 1 \(red ball\), 7 \(blue ball\)"
     ):
         Export(run, objects=("cup",), device="cpu").main()
     plain = sources.load_run(run)
@@ -291,7 +280,7 @@ def test_edits_are_saved_drawn_by_ns_render_and_exported(
         "--tint", "blue ball=#00ff00@0.9", "1=orange", "--rename", "7=lime", "--duplicate", "7",
         "--picture", str(tmp_path / "before_after.png"),
     )  # fmt: skip
-    assert "lime, copy" not in capsys.readouterr().out, "copies are made before names are given"
+    assert "lime copy" not in capsys.readouterr().out, "copies are made before names are given"
     saved = json.loads((run / "edits.json").read_text())
     assert len(saved["steps"]) == 8
     assert len(list((run / "edits").glob("other-*.ply"))) == 1
@@ -355,6 +344,62 @@ def test_bad_edits_name_their_flag_and_change_nothing(run: Path, flags: list[str
         edit(run, "--hide", "7", *flags)
     assert message in str(caught.value)
     assert not (run / "edits.json").exists()
+
+
+@pytest.mark.parametrize("name", ["x=1, [/red] ball", "7", "a=b=c", '5" pipe', "red ball, copy"])
+def test_edits_and_exports_find_objects_by_one_rule(run: Path, tmp_path: Path, name: str) -> None:
+    """A name may hold commas, blanks, brackets, equals signs, and digits alone; a copy is found by its name."""
+    edit(run, "--rename", f"1={name}")
+    quoted = f'"{name}"'
+    edit(
+        run,
+        "--tint",
+        f"{quoted}=red",
+        "--move",
+        f"{quoted}, blue ball=0,0,0.1",
+        "--duplicate",
+        quoted,
+        quoted,
+    )
+    if not name.isdecimal():
+        edit(run, "--scale", f"{name}=1.5", "--untint", f"blue ball,{name}")
+    edit(run, "--move", f"{name} copy 2=0,0,0.1", "--hide", f"{name} copy")
+    steps = json.loads((run / "edits.json").read_text())["steps"]
+    touched = [step["edits"][0] for step in steps]
+    assert all(each.get("id", 1) == 1 for each in touched if each["edit"] in ("rename", "duplicate"))
+    assert next(e["ids"] for e in touched if e["edit"] == "move") == [1, 7]
+    assert [e["name"] for e in touched if e["edit"] == "duplicate"] == [f"{name} copy", f"{name} copy 2"]
+    Export(
+        run, objects=(quoted, f"{name} copy 2, blue ball"), output_dir=tmp_path / "out", device="cpu"
+    ).main()
+    table = read_objects(tmp_path / "out" / "scene.ply")
+    assert (
+        table is not None and table.ids == (1, 7, 9) and table.names == (name, "blue ball", f"{name} copy 2")
+    )
+    with pytest.raises(SourceError, match="no such object"):  # hidden objects are not exported
+        Export(run, objects=(f"{name} copy",), output_dir=tmp_path / "out", device="cpu").main()
+
+
+def test_a_name_of_two_objects_names_none(run: Path) -> None:
+    edit(run, "--rename", "1=cup", "7=Cup")
+    told = "several objects of that name: 1, 7 have that name"
+    with pytest.raises(EditError, match=f"--hide cup: {told}"):
+        edit(run, "--hide", "cup")
+    with pytest.raises(SourceError, match=f"--objects cup: {told}"):
+        Export(run, objects=("cup",), device="cpu").main()
+    edit(run, "--hide", "7")
+    Export(run, objects=("cup",), device="cpu").main()  # of the objects that are shown one is called so
+
+
+def test_what_cannot_be_written_is_told_before_the_work(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(run_files, "labels_of_run", lambda run: pytest.fail("worked first"))
+    with pytest.raises(WriteError, match="file"):
+        Export(run, output_dir=tmp_path / "file", device="cpu").main()
+    with pytest.raises(WriteError, match=r"--picture .*before\.x: found the suffix '\.x'"):
+        edit(run, "--hide", "1", "--picture", str(tmp_path / "before.x"))
 
 
 def test_ns_viewer_listens_to_this_machine_unless_asked() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -110,6 +112,58 @@ def test_resume_from_the_command_line(config: Path, scene: Path, tmp_path: Path)
     assert [path.name for path in folder.iterdir()] == [f"step-{2 * STEPS - 1:09d}.ckpt"]
 
 
+def test_ctrl_c_saves_and_the_line_goes_on(scene: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nerfstudio.scripts.train", "gradiseg-lite", "--data", str(scene), "--output-dir",
+         str(tmp_path), "--timestamp", "first", "--max-num-iterations", "60", "--machine.device-type", "cpu",
+         "--vis", "tensorboard", "--steps-per-save", "5"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    folder = tmp_path / "balls" / "gradiseg-lite"
+    limit = time.monotonic() + 240
+    while process.poll() is None and not list(folder.glob("first/nerfstudio_models/*.ckpt")):
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, printed[-4000:]
+    assert "The training ends after this step" in printed and "Traceback" not in printed
+    (saved,) = (folder / "first" / "nerfstudio_models").iterdir()
+    done = int(saved.stem.partition("-")[2]) + 1
+    assert f"Ended after {done} of 60 steps" in printed
+    assert [path.name for path in (folder / "first").glob(".*")] == []
+    line = next(line for line in printed.splitlines() if line.startswith("Go on with: "))
+    command = shlex.split(line.partition(": ")[2])
+    assert command[:2] == ["ns-train", "gradiseg-lite"]
+    printed = run("train", *command[1:], "--timestamp", "second")
+    assert "60 steps" in printed
+    assert [path.name for path in (folder / "second" / "nerfstudio_models").iterdir()] == [
+        "step-000000059.ckpt"
+    ]
+
+
+def test_a_second_ctrl_c_ends_at_once(scene: Path, tmp_path: Path) -> None:
+    code = (
+        "import time, sys; from pathlib import Path; from gradiseg_ns import runs\n"
+        f"config = runs.make_config('gradiseg-lite', Path({str(scene)!r}), Path({str(tmp_path)!r}), steps=50, device='cpu')\n"
+        "trainer = config.setup(local_rank=0, world_size=1); trainer.setup()\n"
+        "trainer.train_iteration = lambda step: (print('in a step', flush=True), time.sleep(120))\n"
+        "trainer.train()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT, text=True
+    )  # fmt: skip
+    assert process.stdout is not None
+    while "in a step" not in (line := process.stdout.readline()):
+        assert line, process.wait()
+    process.send_signal(signal.SIGINT)
+    while "Once more: at once" not in (line := process.stdout.readline()):
+        assert line, process.wait()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == -signal.SIGINT  # a shell says 130
+    assert list(tmp_path.rglob("*.ckpt")) == []
+
+
 def test_the_viewer_serves_its_page(config: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -139,3 +193,4 @@ def test_the_viewer_serves_its_page(config: Path) -> None:
 def test_missing_masks_stop_a_training_with_one_clear_line(scene: Path, tmp_path: Path) -> None:
     printed = train(scene, tmp_path, "--pipeline.datamanager.masks-dir", "nowhere", ok=False)
     assert "nowhere" in printed and "masks-dir" in printed
+    assert "IdMapError: " in printed and "Traceback" not in printed

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
+import itertools
 import json
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
+import pytest
+
 import gradiseg_ns
+from gradiseg_ns import dataparser_options
+from gradiseg_ns.tools import choices, extras
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,6 +49,80 @@ def test_package_itself_imports_nothing() -> None:
     assert done.stdout.strip() == "1", done.stderr
 
 
+SLOW = ("torch", "numpy", "nerfstudio", "cv2", "numba", "scipy", "viser", "PIL")
+"""No help text and no wrong flag waits for these."""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        ("--help", 0, "import "),
+        ("doctor --help", 0, "doctor"),
+        ("lift --help", 0, "--foreground OBJECT"),
+        ("prune --help", 0, "--max-error"),
+        ("associate --help", 0, "--unlabelled ID"),
+        ("affordance --help", 0, "--exemplars"),
+        ("edit --help", 0, "--duplicate"),
+        ("export --help", 0, "--format {ply,compressed-ply,spz}"),
+        ("import --help", 0, "--frame {auto,nerfstudio,original}"),
+        ("lift --wrong 3", 2, "--wrong"),
+        ("lift --frame sideways", 2, "sideways"),
+        ("nope", 2, "nope"),
+        ("", 2, "lift"),
+    ],
+)
+def test_help_and_wrong_flags_wait_for_nothing(words: str, status: int, told: str) -> None:
+    code = f"""
+import sys
+sys.argv = ["gradiseg", *{words.split()!r}]
+from gradiseg_ns.cli import entrypoint
+try:
+    entrypoint()
+finally:
+    print([m for m in {SLOW!r} if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == status and told in done.stdout + done.stderr, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "[]", "imported for nothing"
+
+
+def test_help_texts_are_not_broken_in_odd_places() -> None:
+    """tyro keeps the line breaks of a field's help, and those of a class before what is no letter."""
+    for path in sorted((ROOT / "gradiseg_ns" / "cli").glob("*.py")):
+        for verb in [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]:
+            for field, text in itertools.pairwise(verb.body):
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    assert isinstance(text.value, ast.Constant)
+                    assert "\n" not in str(text.value.value), f"{path.name}: {ast.unparse(field.target)}"
+            for paragraph in (ast.get_docstring(verb) or "").split("\n\n"):
+                for line in paragraph.splitlines()[1:]:
+                    assert line[0].isalpha() or line.startswith("`gradiseg edit RUN"), f"{path.name}: {line}"
+
+
+def test_hints_name_the_packages_of_the_extras() -> None:
+    """Never this project's own name with an extra: on PyPI it may be a stranger's."""
+    section = (
+        (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    )
+    for extra, package in extras.PACKAGES.items():
+        assert re.search(rf'^{extra} = \["(.+)"\]', section, flags=re.MULTILINE)[1] == package  # type: ignore[index]
+        assert extras.install_command(extra) == f"pip install '{package}'"
+    texts = [*(ROOT / "gradiseg_ns").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    assert [str(path) for path in texts if "gradiseg-ns[" in path.read_text("utf-8")] == []
+
+
+def test_flags_take_what_the_rooms_take() -> None:
+    """The values are written down where nothing heavy is imported."""
+    from gradiseg_ns import cli, sources
+    from gradiseg_ns.data.id_maps import MAX_OBJECTS
+    from gradiseg_ns.scene import export
+
+    assert choices.DataParser == sources.DataParser and choices.Frame == sources.Frame
+    assert choices.Format == export.Format
+    assert f"else {MAX_OBJECTS}." in inspect.getsource(cli.Lift)
+    assert set(typing.get_args(choices.DataParser)) < set(dataparser_options.NAMES)
+
+
 def test_entry_points_name_methods_that_exist() -> None:
     """Read from pyproject.toml, so that it holds without an installed distribution too."""
     text = (ROOT / "pyproject.toml").read_text()
@@ -52,6 +134,14 @@ def test_entry_points_name_methods_that_exist() -> None:
         specification = getattr(importlib.import_module(module), attribute)
         # nerfstudio finds a method by this name, not by that of the entry point
         assert specification.config.method_name == name
+
+
+def test_the_script_is_where_installed_ones_look_for_it() -> None:
+    target = re.search(r'^gradiseg = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert target is not None and target[1] == "gradiseg_ns.cli:entrypoint"
+    assert callable(importlib.import_module("gradiseg_ns.cli").entrypoint)
+    with pytest.raises(AttributeError, match="no attribute 'Nope'"):
+        _ = importlib.import_module("gradiseg_ns.cli").Nope
 
 
 def test_version_is_the_changelogs() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gradiseg_ns import cli, sources
-from gradiseg_ns.cli_edit import Export, Import
+from gradiseg_ns.cli import Export, Import
 from gradiseg_ns.edit_script import Script
 from gradiseg_ns.scene.edits import EditList
 from gradiseg_ns.scene.frames import to_original

@@ -1,10 +1,10 @@
-"""Where the views outvote a mask: id maps that agree, for the losses of the boundary refiner.
+"""Id maps that agree between views, for the losses of the boundary refiner.
 
-A boundary cannot be refined against a map that gives the whole object another id. Votes of all maps give every Gaussian
-a label; rendered again, the labels say what a view should show. Masks that agree with it are kept as they are, edge and all:
-an exact edge is better than a rendered one. The others are overruled. Where many were, votes are taken once more from the
-maps without them: what most views miss now and then would otherwise shrink, since its votes at an edge are fewer than they
-should be.
+A boundary cannot be refined against a map that gives the whole object another id. Votes of all maps give every
+Gaussian a label, and the rendered labels show what a view should show. A mask that agrees with them is kept unchanged,
+with its edge: an exact edge is better than a rendered one. All other masks are overruled. If many masks were overruled,
+votes are counted again without them. Otherwise an object that many views miss would shrink, because it gets too few
+votes at its edges.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from gradiseg_ns.boundary.detection import Ambiguity, ambiguity
 from gradiseg_ns.votes.labels import majority, render_classes
 
 MIN_IOU = 0.8
-"""A mask is kept if its intersection over union with what the views agree on is at least that."""
+"""A mask is kept if its intersection over union with the rendered labels is at least this."""
 MIN_SOLID = 0.5
-"""Pixels in which no label has more weight than that are left as they are."""
+"""Pixels in which no label has more weight than this stay unchanged."""
 
 SHARP = (0.75, 0.0012)
-"""Edges agree if they are displaced by less than that many pixels, or that share of the picture's diagonal. (At 640 pixels of
-diagonal: exact maps 0.27 pixels, edges that move by 2 pixels 1.35.)"""
+"""Edges agree if their displacement is below the first number, in pixels, or below the second, as a share of the picture's
+diagonal. (At a diagonal of 640 pixels: 0.27 pixels for exact maps, 1.35 for edges that jitter by 2 pixels.)"""
 MIN_PIXELS = 100
-"""Smaller masks have no say in what is typical."""
+"""Smaller masks are left out of the median displacement."""
 EXPLAINED = 0.1
-"""A photo is explained where the render differs by less than that, of 0 to 1, on average over `WINDOW`."""
+"""The render explains its photo where they differ by less than this (colours in 0..1), on average over `WINDOW`."""
 WINDOW = 7
 """Pixels."""
 MANY = 0.01
-"""Votes are taken once more if more than that share of the labelled pixels was overruled."""
+"""Votes are counted once more if more than this share of the labelled pixels was overruled."""
 
 
 @dataclass(frozen=True)
 class Consensus:
-    """What all views say together."""
+    """The result of the votes of all views."""
 
     ambiguity: Ambiguity
     labels: Tensor
     """int64 [N] class of each Gaussian by its votes, negative if unseen."""
     maps: dict[int, Tensor]
-    """int32 [H, W] classes by index of the view, on the CPU: of the views in which a mask was overruled."""
+    """int32 [H, W] classes by index of the view, on the CPU, for the views in which a mask was overruled."""
     overruled: float
-    """Share of the labelled pixels that were."""
+    """Share of the labelled pixels that were overruled, 0 to 1."""
     displacement: float
-    """Median over the masks of all views of how far their edges lie from those of the rendered labels, over `SHARP`."""
+    """Median over the masks of all views of the distance between their edges and those of the rendered labels, divided by `SHARP`."""
 
     @property
     def sharp(self) -> bool:
-        """Whether the edges of the maps agree with each other, so that they are worth being sharp about."""
+        """Whether the edges of the maps agree with each other, so that losses at them are worth adding."""
         return self.displacement <= 1
 
 
@@ -65,7 +65,7 @@ def find_consensus(
     views: Callable[[], Iterable[tuple[rendering.Camera, Tensor]]],
     classes: int,
     *,
-    antialiased: bool = False,
+    antialiased: bool | None = None,
     agree: bool = True,
     min_iou: float = MIN_IOU,
     render_error: Callable[[int, rendering.Camera, rendering.Projection], Tensor] | None = None,
@@ -74,13 +74,14 @@ def find_consensus(
 
     Args:
         gaussians: N Gaussians.
-        views: gives cameras with their maps of classes [H, W] (negative: no label), anew at every call.
+        views: gives cameras with their maps of classes [H, W] (negative: no label); called several times.
         classes: K.
         antialiased: as in `rendering.project`.
-        agree: overrule masks; False takes all maps as they are.
+        agree: overrule masks; False uses all maps as they are.
         min_iou: see :func:`agreed_classes`.
-        render_error: of a view by its index: [H, W], how far its render is from its photo. Where that is more than
-            `EXPLAINED` nothing is overruled: a splat that is wrong there (a floater before the camera) knows no better.
+        render_error: gives, for the index of a view, the difference between its render and its photo, [H, W]. Where it
+            exceeds `EXPLAINED` nothing is overruled, because the splat is wrong there (for example a floater in front of
+            the camera).
     """
 
     def vote(maps: dict[int, Tensor]) -> Ambiguity:
@@ -113,7 +114,7 @@ def find_consensus(
 
 
 def explained(error: Tensor) -> Tensor:
-    """Where a render explains its photo: bool [H, W] from the error [H, W]."""
+    """Pixels in which the render explains its photo: bool [H, W] from the error [H, W]."""
     mean = F.avg_pool2d(error[None, None], WINDOW, 1, WINDOW // 2, count_include_pad=False)
     return mean[0, 0] < EXPLAINED
 
@@ -126,13 +127,13 @@ def agreed_classes(
 
     Args:
         projection: of N Gaussians by the view's camera.
-        labels: int64 [N] class of each by the votes of all views, negative if unseen.
+        labels: int64 [N] class of each Gaussian by the votes of all views, negative if unseen.
         classes: int64 [H, W] the view's own map, negative without label.
         min_iou: see :data:`MIN_IOU`.
 
     Returns:
-        int64 [H, W], and of each mask of at least `MIN_PIXELS` the displacement of its edge, float32 [M]: the pixels in
-        which it differs from what is rendered, over the length of its edge, in pixels.
+        int64 [H, W], and for each mask of at least `MIN_PIXELS` the displacement of its edge in pixels, float32 [M]: the number
+        of pixels in which it differs from the rendered labels, divided by the length of its edge.
     """
     rendered, _ = render_classes(projection, labels, min_weight=MIN_SOLID)
     both = (rendered >= 0) & (classes >= 0)

@@ -1,8 +1,8 @@
-"""Clean cut-outs: what an extracted object would drag along.
+"""Clean cut-outs: find and shorten Gaussians that reach out of their object.
 
-*Overshoot.* A Gaussian of an object may stick out of it. Before a background that wins the pixel this costs nothing; alone on
-black it is a spike. The ends of each axis, mu +- r s_a R_a, are projected into every view that sees the Gaussian with its own
-object at its centre. An end that lies in another object's pixels in most views is drawn in.
+*Overshoot.* A Gaussian of an object may reach out of it. In front of a background that wins the pixel this costs nothing. In
+a cut-out, alone on black, it is a spike. The ends of each axis, mu +- r s_a R_a, are projected into every view that sees
+the Gaussian with its own object at its centre. An end overshoots if it lies in another object's pixels in most views.
 
 Hidden Gaussians, which no view constrains, are removed by their weight in all views (``GradisegModel.prune_rarely_seen``).
 """
@@ -21,27 +21,27 @@ from gradiseg_ns.grouping.densification import rotation_matrices
 REACH = 1.5
 """r: where an axis ends, in standard deviations; an opaque Gaussian is a third opaque there."""
 MOST_VIEWS = 0.6
-"""An end overshoots if it does in more than that share of the views that have a say."""
+"""An end overshoots if it lies in another object in more than this share of the views that can judge it."""
 MIN_VIEWS = 2
 MIN_PIXELS = 1.0
-"""An end has to be that far from the centre, in pixels, for a view to have a say."""
+"""A view can judge an end only if the end is farther from the centre than this, in pixels."""
 DEPTH_MARGIN = 0.02
-"""Something is in front of a point if the view is nearer there by more than that share of the point's depth."""
+"""A point is hidden if the view's depth there is smaller by more than this share of the point's depth."""
 KEPT = 0.5
-"""Share of an overshooting half axis that is kept, a time."""
+"""Share of an overshooting half axis that is kept each time."""
 
 
 @dataclass(frozen=True)
 class Overshoot:
-    """How often each end of each axis was seen outside of its Gaussian's object."""
+    """For each end of each axis, the number of views in which it lies outside its Gaussian's object."""
 
     outside: Tensor
-    """int64 [N, 3, 2]: views in which the end at -r and at +r lies in another object."""
+    """int64 [N, 3, 2]: number of views in which the end at -r and the end at +r lie in another object."""
     views: Tensor
-    """int64 [N, 3, 2]: views that had a say."""
+    """int64 [N, 3, 2]: number of views that can judge the end."""
 
     def ends(self, share: float = MOST_VIEWS) -> Tensor:
-        """bool [N, 3, 2]: ends that overshoot in more than ``share`` of at least `MIN_VIEWS` views."""
+        """Ends that overshoot in more than ``share`` of at least `MIN_VIEWS` views: bool [N, 3, 2]."""
         return (self.views >= MIN_VIEWS) & (self.outside > share * self.views)
 
 
@@ -57,7 +57,7 @@ def find_overshoot(
     labels: Tensor,
     views: Iterable[tuple[rendering.Camera, Tensor, Tensor]],
 ) -> Overshoot:
-    """Look at the ends of all axes in all views.
+    """Check the ends of all axes in all views.
 
     Args:
         gaussians: N Gaussians.
@@ -82,7 +82,7 @@ def find_overshoot(
 def _look(
     points: Tensor, camera: rendering.Camera, classes: Tensor, depth: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of points [..., 3]: their pixel positions, the classes there (-1 where hidden), and whether the view sees them."""
+    """For points [..., 3]: their pixel positions, the classes there (-1 if the point is hidden), and whether the view sees them."""
     local = points @ camera.viewmat[:3, :3].T + camera.viewmat[:3, 3]
     z = local[..., 2]
     pixel = local[..., :2] / z.clamp(min=1e-6)[..., None] * camera.K.diagonal()[:2] + camera.K[:2, 2]
@@ -97,10 +97,10 @@ def _look(
 def draw_in(
     means: Tensor, quats: Tensor, scales: Tensor, ends: Tensor, *, kept: float = KEPT
 ) -> tuple[Tensor, Tensor]:
-    """Draw overshooting ends in.
+    """Shorten Gaussians at their overshooting ends.
 
-    A half axis from the centre to an overshooting end keeps ``kept`` of its length; the centre moves to the middle
-    of what is left, so that the other end stays where it is.
+    A half axis from the centre to an overshooting end keeps ``kept`` of its length. The centre moves to the middle of the
+    shortened axis, so the other end stays in its place.
 
     Args:
         means: [N, 3].
@@ -109,7 +109,7 @@ def draw_in(
         ends: bool [N, 3, 2], as :meth:`Overshoot.ends`.
 
     Returns:
-        means [N, 3] and scales [N, 3], other tensors.
+        means [N, 3] and scales [N, 3], new tensors.
     """
     halves = torch.where(
         ends, scales.new_tensor(kept), scales.new_tensor(1.0)

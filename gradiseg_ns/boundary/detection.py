@@ -1,15 +1,15 @@
-"""Boundary Gaussians: those whose pixels belong to more than one object (NG-GS, section on mask variance).
+"""Boundary Gaussians: Gaussians whose pixels belong to more than one object (NG-GS, section on mask variance).
 
-Two measures of one Gaussian's ambiguity, both 0 for a Gaussian of one object and 1 for one that two objects share equally:
+There are two measures of a Gaussian's ambiguity. Both are 0 for a Gaussian of one object and 1 for a Gaussian that two
+objects share equally:
 
-- *Impurity* of its votes V_i (:mod:`gradiseg_ns.votes`): min(1, 2 (1 - sum_k p_ik^2)) with p_i = V_i / sum_k V_ik. For two
-  objects it is 4 p (1 - p). It sees a Gaussian that lies across an edge within every view.
+- *Impurity* of its votes V_i (:mod:`gradiseg_ns.votes`): min(1, 2 (1 - sum_k p_ik^2)) with p_i = V_i / sum_k V_ik. For two objects it is 4 p (1 - p). It finds a Gaussian that lies across an edge in every view.
 - *Mask variance* over views (the paper's): a view's mask value m_ivk is the share of the weight in view v that lies in
-  object k; 2 sum_k Var_v(m_ivk). It sees a Gaussian that is one object's in some views and another's in others, and does
-  not see one that is halved by the edge in all of them.
+  object k; 2 sum_k Var_v(m_ivk). It finds a Gaussian that belongs to one object in some views and to another object in
+  others. It misses a Gaussian that the edge halves in all views.
 
-By the law of total variance the impurity of the views' mean shares is the mask variance plus the views' mean impurity, so
-with views of equal weight what the variance marks is marked by the impurity too.
+By the law of total variance the impurity of the views' mean shares is the mask variance plus the views' mean impurity. So
+with views of equal weight, the impurity finds every Gaussian that the variance finds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gradiseg_ns import rendering
 from gradiseg_ns.votes.accumulate import VoteAccumulator, Votes, view_sums
 
 TAU = 0.6
-"""The paper's threshold: for two objects, the smaller one's share is above 0.18."""
+"""The paper's threshold: for two objects, the share of the smaller one is above 0.18."""
 MIN_WEIGHT = 0.01
 """A view sees a Gaussian, and has a say about it, if its blending weights sum to more than this, in pixels."""
 
@@ -41,7 +41,7 @@ class Ambiguity:
     """[N, K] what the impurity was taken from."""
 
     def measured(self, measure: str) -> Tensor:
-        """float32 [N] by name.
+        """The measure of this name: float32 [N].
 
         Raises:
             ValueError: another measure than ``impurity`` or ``variance``.
@@ -52,7 +52,7 @@ class Ambiguity:
 
 
 def impurity(votes: Votes) -> Tensor:
-    """min(1, 2 (1 - sum_k p_k^2)) of every Gaussian's votes: float32 [N]; 0 for what was never seen."""
+    """min(1, 2 (1 - sum_k p_k^2)) of every Gaussian's votes: float32 [N]; 0 for a Gaussian that was never seen."""
     total = votes.total()
     share = votes.weights / total[votes.rows].clamp(min=torch.finfo(torch.float32).tiny)
     squares = torch.zeros_like(total).index_add_(0, votes.rows, share.square())
@@ -60,7 +60,7 @@ def impurity(votes: Votes) -> Tensor:
 
 
 class AmbiguityAccumulator:
-    """Adds up what views say; see the module for the two measures.
+    """Adds up the votes and shares of views; the module explains the two measures.
 
     Args:
         count: N.
@@ -99,7 +99,7 @@ class AmbiguityAccumulator:
             self._squares += shares.square().sum(dim=1)
 
     def result(self) -> Ambiguity:
-        """What was added so far."""
+        """The ambiguity from the views that were added so far."""
         votes, shares = self._votes.result(), self._shares.result()
         views = self._views.clamp(min=1)
         means = shares.weights / views[shares.rows]
@@ -113,9 +113,9 @@ def ambiguity(
     views: Iterable[tuple[rendering.Camera, Tensor]],
     classes: int,
     *,
-    antialiased: bool = False,
+    antialiased: bool | None = None,
 ) -> Ambiguity:
-    """Ambiguity from some views with their maps of classes [H, W] (negative: no label), one view after the other."""
+    """Ambiguity from views with their maps of classes [H, W] (negative: no label), one view after the other."""
     accumulator = AmbiguityAccumulator(len(gaussians.means), classes, gaussians.means.device)
     for camera, maps in views:
         with torch.no_grad():

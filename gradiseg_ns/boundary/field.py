@@ -2,17 +2,17 @@
 
     f_inter(x) = sum_k phi(|x - mu_k| / h_k) f_k / sum_k phi(|x - mu_k| / h_k),   phi(r) = exp(-r^2 / 2)
 
-over the K boundary Gaussians that are nearest to x (colour, identity and opacity each), and
+over the K boundary Gaussians nearest to x (f is colour, identity and opacity), and
 
     h(x) = gamma(f_inter) * trunk(hash(x)) + beta(f_inter)                        (FiLM)
     (sigma, delta c, delta e) = head(relu(h)),   c = c_inter + delta c,   e = e_inter + delta e
 
-are volume-rendered along rays. Colour and identity are differences to what is interpolated, so that the field starts as a
-smoothed splat and learns what the splat lacks. Identities stay encodings until after rendering, as the splat's, and the same
-classifier turns both into logits; so the cost does not depend on the number of objects.
+are volume-rendered along rays. The field learns colour and identity as differences to the interpolated values, so it starts
+as a smoothed splat and learns the details that the splat lacks. Identities stay encodings until after rendering, like those
+of the splat. The same classifier turns both into logits, so the cost does not depend on the number of objects.
 
-Hash grid and perceptrons are nerfstudio's: tinycudann where it is installed, torch elsewhere. The field serves training
-only and is no part of what a checkpoint needs for rendering.
+Hash grid and perceptrons are nerfstudio's: tinycudann if it is installed, else torch. Only training uses the field;
+rendering a checkpoint does not need it.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 Implementation = Literal["tcnn", "torch"]
 OPTICAL_SCALE = 1.0
-"""Optical depth per Gaussian spacing that the field starts with."""
+"""Optical depth per Gaussian spacing at the start of training."""
 
 
 class FieldValues(NamedTuple):
-    """What the field says of P points."""
+    """Values of the field at P points."""
 
     density: Tensor
     """[P] per world unit, >= 0."""
     rgb: Tensor
-    """[P, 3]; 0 to 1 wherever it has learned something sensible."""
+    """[P, 3]; 0 to 1 where training has converged, not clamped."""
     identity: Tensor
     """[P, D]"""
 
 
 class RayValues(NamedTuple):
-    """What R rays show of the field."""
+    """Rendered values of R rays."""
 
     rgb: Tensor
     """[R, 3] without a background."""
@@ -61,8 +61,8 @@ class RayValues(NamedTuple):
 
 @dataclass(frozen=True)
 class BoundaryPoints:
-    """The boundary Gaussians' centres, with what interpolation needs; indices into the splat stay valid until Gaussians
-    are added or removed."""
+    """The centres of the boundary Gaussians, and the data for interpolation. The indices into the splat are valid until
+    Gaussians are added or removed."""
 
     indices: Tensor
     """int64 [B] into the splat."""
@@ -78,7 +78,7 @@ class BoundaryPoints:
 
     @classmethod
     def create(cls, means: Tensor, chosen: Tensor, count: int = 8) -> BoundaryPoints | None:
-        """From centres [N, 3] and the boundary set, bool [N]; None for fewer than two points."""
+        """From the centres [N, 3] and the boundary set, bool [N]. Returns None for fewer than two points."""
         indices = (chosen & means.isfinite().all(dim=1)).nonzero()[:, 0]
         if len(indices) < 2:
             return None
@@ -109,7 +109,7 @@ def kernel(distance: Tensor) -> Tensor:
 
 
 def interpolate(weights: Tensor, rows: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Radial basis functions: f(x) = sum_k phi_k f_k / (sum_k phi_k + 0.001), which goes to 0 far from all Gaussians.
+    """Radial basis functions: f(x) = sum_k phi_k f_k / (sum_k phi_k + 0.001). Far from all Gaussians f goes to 0.
 
     Args:
         weights: [P, K] kernel values phi_k.
@@ -117,7 +117,7 @@ def interpolate(weights: Tensor, rows: Tensor, features: Tensor) -> tuple[Tensor
         features: [B, C].
 
     Returns:
-        [P, C], and [P, 1] the largest phi_k: how near the nearest one is.
+        [P, C], and [P, 1] the largest phi_k, which shows how near the nearest Gaussian is.
     """
     count = rows.shape[1]
     share = weights / (weights.sum(dim=1, keepdim=True) + 1e-3)
@@ -135,9 +135,9 @@ def _corners(device: str) -> tuple[Tensor, Tensor]:
 def hash_features(encoding: HashEncoding, positions: Tensor) -> Tensor:
     """nerfstudio's hash encoding of positions [P, 3] in 0..1: [P, L * F].
 
-    The same values as its own torch version, but with one `index_select` of all corners in the place of eight `table[index]`,
-    whose backward adds up in another order every time: a run could not be repeated bit for bit. What never changes lies on the
-    device already, where nerfstudio copies it there at every call. tinycudann's is called as it is.
+    The values are those of its own torch version. But that version calls `table[index]` eight times, and its backward adds up
+    in a random order, so a run could not be repeated bit for bit. Here one `index_select` takes all corners. nerfstudio also
+    copies constants to the device at every call; here they are there already. tinycudann's encoding is called unchanged.
     """
     if encoding.tcnn_encoding is not None:
         return encoding(positions)
@@ -155,15 +155,15 @@ def hash_features(encoding: HashEncoding, positions: Tensor) -> Tensor:
 
 
 class BoundaryField(nn.Module):
-    """See the module.
+    """The field; the module explains it.
 
     Args:
         identity_dim: D.
-        use_rbf: give the field interpolated Gaussians; without, FiLM is constant and nothing is added to (ablation).
-        use_hash: give it the hash grid; without, the trunk sees a constant (ablation).
+        use_rbf: give the field interpolated Gaussians. False (ablation): FiLM is constant, and the interpolated values are 0.
+        use_hash: give it the hash grid. False (ablation): the trunk sees a constant.
         levels, features, log2_size, min_resolution, max_resolution: of the hash grid.
         width: of the perceptrons.
-        implementation: ``tcnn`` is tinycudann where it is installed, else torch.
+        implementation: ``tcnn`` is tinycudann if it is installed, else torch.
     """
 
     def __init__(
@@ -204,8 +204,11 @@ class BoundaryField(nn.Module):
         self.head = perceptron(width, 1 + 3 + identity_dim)
 
     def place(self, points: Tensor, spacing: float) -> None:
-        """Where the field is: its box holds all but the outermost hundredth of some points [P, 3] on each axis, what lies
-        outside is contracted as in mip-NeRF 360; densities are per spacing, the typical distance of Gaussians."""
+        """Set the field's box and unit of density.
+
+        The box holds the points [P, 3] without the outermost hundredth on each side of each axis. Space outside the box is
+        contracted as in mip-NeRF 360. Densities are per ``spacing``, the typical distance of Gaussians in world units.
+        """
         low, high = torch.quantile(points[:1_000_000].float(), points.new_tensor([0.01, 0.99]), dim=0)
         self.center.copy_((low + high) / 2)
         self.radius = max(float((high - low).amax()) / 2, 1e-6)
@@ -237,11 +240,11 @@ class BoundaryField(nn.Module):
 
 
 def volume_render(values: FieldValues, lengths: Tensor) -> RayValues:
-    """Front to back along rays: w_s = T_s (1 - exp(-sigma_s l_s)), T_s = exp(-sum_{t < s} sigma_t l_t).
+    """Render front to back along rays: w_s = T_s (1 - exp(-sigma_s l_s)), T_s = exp(-sum_{t < s} sigma_t l_t).
 
     Args:
-        values: of R * S points, sample after sample of one ray after the other, by increasing depth.
-        lengths: [R, S] world units: the part of the ray that each sample stands for.
+        values: of R * S points, ray after ray, the samples of a ray by increasing depth.
+        lengths: [R, S], world units: the length of the ray's part that each sample represents.
     """
     rays, samples = lengths.shape
     optical = values.density.reshape(rays, samples) * lengths

@@ -2,8 +2,8 @@
 
     L = L_align + lambda_id L_id + lambda_m L_mask + lambda_c L_cont + lambda_s L_smth
 
-on patches of 7x7 pixels, drawn anew in every step where boundary Gaussians are seen, a fixed number of them: what a step costs
-does not depend on the picture. Nothing outside the patches' rays is ever queried.
+on patches of 7x7 pixels in which boundary Gaussians are visible. The patches are drawn anew in every step. Their number is
+fixed, so the cost of a step does not depend on the picture. The field is queried only on the rays of the patches.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tyro.conf import Suppress
 
 from gradiseg_ns import rendering
 from gradiseg_ns.boundary.field import (
@@ -25,38 +26,38 @@ from gradiseg_ns.boundary.field import (
     kernel,
     volume_render,
 )
+from gradiseg_ns.grouping.identity import IdentityClassifier, identity_loss
 
 PATCH = 7
 """Edge of a patch in pixels: the paper's window of local variance."""
 EDGE = 5
 """Width of the window in which a map of classes has an edge, in pixels."""
 SEEN = 0.2
-"""A pixel is a boundary pixel if boundary Gaussians have more than that of its blending weight."""
+"""A pixel is a boundary pixel if boundary Gaussians have more than this share of its blending weight."""
 NEAREST = 1e-3
-"""No sample is nearer to the camera than that, world units."""
+"""No sample is nearer to the camera than this, in world units."""
 REACH = 2.0
-"""Samples lie within so many Gaussian spacings before and behind a surface."""
+"""Samples lie within this number of Gaussian spacings before and behind a surface."""
 
 
 @dataclass
 class RefinerWeights:
-    """Weights of the joint losses; the paper does not publish its own."""
+    """Weights of the joint losses. The paper publishes no weights."""
 
-    splat: float = 10.0
-    """How strongly the joint losses pull the splat: 1 makes one of their pixels count as much as a pixel of the
-    photo does. The field, which is pulled by nothing else, gets all of every gradient."""
-    align: float = 1.0
-    """L_align"""
-    identity: float = 0.1
-    """L_id, the same for class distributions."""
-    mask: float = 1.0
-    """lambda_m"""
-    photo: float = 1.0
-    """the field's colour against the photo"""
-    continuity: float = 0.05
-    """lambda_c"""
-    smoothness: float = 0.05
-    """lambda_s"""
+    splat: Suppress[float] = 10.0
+    """Factor on the gradients from the joint losses into the splat: 1 makes one of their pixels count as much as a pixel of the photo. The field always gets the full gradients."""
+    align: Suppress[float] = 1.0
+    """Weight of L_align."""
+    identity: Suppress[float] = 0.1
+    """Weight of L_id, which is L_align for class distributions."""
+    mask: Suppress[float] = 1.0
+    """lambda_m, the weight of L_mask."""
+    photo: Suppress[float] = 1.0
+    """Weight of the L1 between the field's colour and the photo."""
+    continuity: Suppress[float] = 0.05
+    """lambda_c, the weight of L_cont."""
+    smoothness: Suppress[float] = 0.05
+    """lambda_s, the weight of L_smth."""
 
 
 class Patches(NamedTuple):
@@ -74,7 +75,7 @@ class Rays(NamedTuple):
     points: Tensor
     """[R * S, 3] world."""
     lengths: Tensor
-    """[R, S] world units that a sample stands for."""
+    """[R, S], world units: the length of the ray's part that a sample represents."""
 
 
 def draw_patches(seen: Tensor, count: int) -> Patches | None:
@@ -82,7 +83,7 @@ def draw_patches(seen: Tensor, count: int) -> Patches | None:
 
     Args:
         seen: bool [H, W], boundary pixels.
-        count: how many patches; they may overlap.
+        count: number of patches; they may overlap.
 
     Returns:
         None if there is no boundary pixel, or the picture is smaller than a patch.
@@ -104,7 +105,7 @@ def draw_patches(seen: Tensor, count: int) -> Patches | None:
 
 
 def edge_classes(classes: Tensor, width: int = EDGE) -> Tensor:
-    """A map of classes [H, W] with all but its edges left out (-1).
+    """The edges of a map of classes [H, W]; all other pixels become -1.
 
     A pixel is kept if the window of ``width`` pixels around it shows more than one class.
     """
@@ -112,6 +113,33 @@ def edge_classes(classes: Tensor, width: int = EDGE) -> Tensor:
     high = F.max_pool2d(window, width, 1, width // 2)
     low = -F.max_pool2d(-window, width, 1, width // 2)
     return torch.where((high != low)[0, 0], classes, -1)
+
+
+def focus_losses(
+    identity_map: Tensor,
+    rgb: Tensor,
+    photo: Tensor,
+    classes: Tensor,
+    classifier: IdentityClassifier,
+    weights: tuple[float, float],
+) -> dict[str, Tensor]:
+    """L_2d and the photo's L1 over the pixels near edges of the map of classes.
+
+    Args:
+        identity_map: [H, W, D].
+        rgb, photo: [H, W, 3].
+        classes: int64 [H, W], negative without label.
+        classifier: of encodings.
+        weights: of both losses. If the first weight is 0 there are no losses.
+    """
+    if weights[0] <= 0:
+        return {}
+    edges = edge_classes(classes)
+    losses = {"boundary_focus": weights[0] * identity_loss(identity_map, edges, classifier)}
+    difference = (rgb - photo).abs()[edges >= 0]
+    if len(difference):
+        losses["boundary_focus_photo"] = weights[1] * difference.mean()
+    return losses
 
 
 @torch.no_grad()
@@ -126,9 +154,9 @@ def sample_rays(
 ) -> Rays:
     """Samples on the rays of pixels, near the surfaces that the pixel's neighbourhood shows.
 
-    At an edge there are two surfaces, and the rendered depth of one pixel is of one of them or between them. So half of the
-    samples lie within ``margin`` of the nearest depth in the 7x7 window around the pixel, half within ``margin`` of the
-    farthest; where the two intervals meet, all are spread over their union. Samples are stratified.
+    At an edge there are two surfaces, and the rendered depth of a pixel is that of one of them or lies between them. So half
+    of the samples lie within ``margin`` of the nearest depth in the 7x7 window around the pixel, and half within ``margin``
+    of the farthest. Where the two intervals meet, all samples are spread over their union. Samples are stratified.
 
     Args:
         camera: of the picture.
@@ -136,7 +164,7 @@ def sample_rays(
         depth: [H, W] rendered depth, world units.
         margin: world units.
         samples: S, even.
-        jitter: draw within the strata; False takes their middles.
+        jitter: draw the place within each stratum; False takes the middle.
     """
     window = depth[None, None].clamp(min=NEAREST + margin)
     far = F.max_pool2d(window, PATCH, 1, PATCH // 2)[0, 0][patches.rows, patches.columns]
@@ -164,14 +192,14 @@ def sample_rays(
 
 
 def points_at_depth(camera: rendering.Camera, patches: Patches, depth: Tensor) -> Rays:
-    """One sample a ray, at the rendered depth [H, W]."""
+    """One sample per ray, at the rendered depth [H, W]."""
     origin, direction = _pixel_rays(camera, patches)
     own = depth[patches.rows, patches.columns]
     return Rays(origin + own[:, None] * direction, torch.ones_like(own)[:, None])
 
 
 def _pixel_rays(camera: rendering.Camera, patches: Patches) -> tuple[Tensor, Tensor]:
-    """The camera's centre [3], and through pixel centres [R, 3] what goes one unit in depth; world units."""
+    """The camera's centre [3], and the ray directions [R, 3] through pixel centres, scaled to one unit of depth; world units."""
     x = (patches.columns + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
     y = (patches.rows + 0.5 - camera.K[1, 2]) / camera.K[1, 1]
     rotation = camera.viewmat[:3, :3]
@@ -185,10 +213,10 @@ class BoundaryRefiner:
     Args:
         field: the continuous field.
         weights: of the losses.
-        pixels: budget of a step, rounded to whole patches.
-        samples: on a ray.
-        render: volume-render along rays; False queries the field at the rendered depth only, without density (what the
-            paper's released code does; ablation).
+        pixels: number of pixels in a step, rounded down to whole patches.
+        samples: number of samples on a ray.
+        render: volume-render along rays. False (ablation) queries the field at the rendered depth only, without density, as
+            the paper's released code does.
     """
 
     def __init__(
@@ -209,7 +237,7 @@ class BoundaryRefiner:
         self.points: BoundaryPoints | None = None
 
     def query(self, rays: Rays, features: Tensor) -> tuple[RayValues, Tensor]:
-        """What rays show of the field, and the points' interpolated features [R * S, C].
+        """Rendered values of the field on rays, and the interpolated features [R * S, C] of the samples.
 
         Args:
             rays: with S samples, or with one for ``render`` False.
@@ -246,7 +274,7 @@ class BoundaryRefiner:
         Args:
             camera: of the view.
             seen: [H, W] blending weight of the boundary Gaussians.
-            rgb, alpha, depth, identity: what the splat shows, [H, W, 3], [H, W], [H, W], [H, W, D].
+            rgb, alpha, depth, identity: rendered from the splat, [H, W, 3], [H, W], [H, W], [H, W, D].
             background: [3]
             photo: [H, W, 3]
             classes: int64 [H, W], negative without label.
@@ -291,8 +319,8 @@ class BoundaryRefiner:
     def _smoothness(self, points: Tensor, inter: Tensor, count: int = 512) -> Tensor:
         """L_smth: the field's gradient, by differences of half a spacing, of relative density and of colour.
 
-        mean |ln sigma(x + d) - ln sigma(x)|^2 / 4 + |c(x + d) - c(x)|^2, with what is interpolated held fixed, so that
-        it is the hash grid's part that is smoothed.
+        mean |ln sigma(x + d) - ln sigma(x)|^2 / 4 + |c(x + d) - c(x)|^2. The interpolated features are held fixed, so the loss
+        smooths the part of the hash grid.
         """
         chosen = torch.randint(len(points), (min(count, len(points)),), device=points.device)
         x, fixed = points[chosen], inter[chosen].detach()
@@ -303,8 +331,8 @@ class BoundaryRefiner:
 
 
 def taken(values: Tensor, rows: Tensor) -> Tensor:
-    """values[rows] of values [N, ...], rows of any shape. The backward of the brackets adds what falls on one row in
-    another order every time; this one's does not, so that a run can be repeated bit for bit."""
+    """values[rows] of values [N, ...], rows of any shape. The backward pass of ``values[rows]`` adds the gradients of one row in
+    a random order. The order here is fixed, so that a run can be repeated bit for bit."""
     return values.index_select(0, rows.reshape(-1)).reshape(*rows.shape, *values.shape[1:])
 
 
@@ -314,7 +342,7 @@ def pixels(values: Tensor, at: Tensor) -> Tensor:
 
 
 def shared(values: Tensor, share: float) -> Tensor:
-    """The same values, through which only a share of the gradient goes back."""
+    """The same values; only this share of the gradient flows back through them."""
     fixed = values.detach()
     return fixed + share * (values - fixed) if share != 0 else fixed
 
@@ -322,7 +350,7 @@ def shared(values: Tensor, share: float) -> Tensor:
 def alignment_loss(splat_rgb: Tensor, splat_alpha: Tensor, field_rgb: Tensor, field_alpha: Tensor) -> Tensor:
     """L_align: mean |C_s - C_f|^2 + (alpha_s - alpha_f)^2 + the variance of C_s - C_f within each 7x7 patch.
 
-    The last term leaves a patch's mean alone and asks for the same structure in it.
+    The last term ignores the mean of a patch and compares the structure in it.
 
     Args:
         splat_rgb, field_rgb: [R, 3], R = 49 B, patch after patch.
@@ -334,8 +362,8 @@ def alignment_loss(splat_rgb: Tensor, splat_alpha: Tensor, field_rgb: Tensor, fi
 
 
 def identity_alignment_loss(splat_logits: Tensor, field_logits: Tensor) -> Tensor:
-    """L_id, L_align for class distributions: KL(p_s || p_f) + KL(p_f || p_s), each towards the one held fixed,
-    over log(classes).
+    """L_id, L_align for class distributions: KL(p_s || p_f) + KL(p_f || p_s), with the first distribution of each held fixed,
+    divided by log(classes).
 
     Args:
         splat_logits, field_logits: [R, K].
@@ -347,8 +375,8 @@ def identity_alignment_loss(splat_logits: Tensor, field_logits: Tensor) -> Tenso
 
 
 def mask_loss(logits: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
-    """L_mask: cross-entropy of the field's classes against the id map, weighted by the rays' opacity (which is held
-    fixed: the field cannot lower the loss by being transparent), over log(classes).
+    """L_mask: cross-entropy of the field's classes against the id map, weighted by the rays' opacity, divided by log(classes).
+    The opacity is held fixed, so the field cannot lower the loss by being transparent.
 
     Args:
         logits: [R, K].
@@ -362,7 +390,7 @@ def mask_loss(logits: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
 
 
 def continuity_loss(points: BoundaryPoints, colors: Tensor, labels: Tensor, count: int = 2048) -> Tensor:
-    """L_cont: adjacent boundary Gaussians of one object have like colours.
+    """L_cont: adjacent boundary Gaussians of one object should have similar colours.
 
     mean over pairs (i, k-th neighbour) with the same label of phi(|mu_i - mu_k| / h_i) |c_i - c_k|^2
 
@@ -370,7 +398,7 @@ def continuity_loss(points: BoundaryPoints, colors: Tensor, labels: Tensor, coun
         points: B boundary Gaussians.
         colors: [B, 3].
         labels: int64 [N] of all Gaussians, negative if unknown.
-        count: Gaussians that are drawn.
+        count: number of Gaussians that are drawn.
     """
     rows = torch.randint(len(points), (min(count, len(points)),), device=colors.device)
     others = points.neighbors[rows]

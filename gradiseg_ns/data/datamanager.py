@@ -19,17 +19,18 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
-from rich.markup import escape
 
 from gradiseg_ns.data.agreement import IdAgreement, explain, id_agreement
 from gradiseg_ns.data.background import background_points
-from gradiseg_ns.data.dataset import InstanceDataset, size_warning, warn
+from gradiseg_ns.data.dataset import InstanceDataset, size_warning
 from gradiseg_ns.data.free_space import FreeSpace, Frusta
 from gradiseg_ns.data.id_maps import (
     IGNORE,
     MASKS_FLAG,
+    MAX_OBJECTS,
     IdMapError,
     IdScan,
+    check_count,
     check_map_size,
     data_folder,
     find_object_names,
@@ -37,6 +38,7 @@ from gradiseg_ns.data.id_maps import (
     scan_object_ids,
     undistort_id_map,
     undistortion_lookup,
+    view_name,
 )
 from gradiseg_ns.data.map_values import (
     IGNORE_FLAG,
@@ -58,6 +60,7 @@ from gradiseg_ns.data.poses import (
     check_view,
 )
 from gradiseg_ns.data.tracks import colmap_tracks
+from gradiseg_ns.tools.terminal import say, warn
 
 try:
     from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
@@ -81,6 +84,8 @@ class GradisegDataManagerConfig(FullImageDatamanagerConfig):
     """Start with some points far behind the scene where photos look past its sparse points."""
     require_maps: bool = True
     """Whether training without usable id maps is an error. Follows --pipeline.model.identity."""
+    max_objects: int = MAX_OBJECTS
+    """Maps with more object ids than that are refused, as their memory grows with the ids; 0 takes any number."""
 
 
 class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
@@ -233,6 +238,12 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
                 _scan(evaluation)
         evaluation.metadata.update({key: train.metadata[key] for key in ("object_ids", "object_names")})
 
+    @property
+    def view_names(self) -> list[str]:
+        """Names of the training views, sorted: paths of their photos in the data folder, at full size, without suffix."""
+        folder = data_folder(self.config.dataparser.data)
+        return sorted(view_name(photo, folder) for photo in self.train_dataset.image_filenames)
+
     def _object_names(self, data_dir: Path, strict: bool) -> dict[int, str]:
         path = find_object_names(data_dir, self.config.masks_dir)
         if path is None:
@@ -252,6 +263,9 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
                 f"The {len(scan.shapes)} id maps of the training views hold no labels at all "
                 f"({MASKS_FLAG} {self.config.masks_dir})."
             )
+        told = check_count(len(scan.ids), self.config.max_objects)
+        if told is not None:
+            warn(told)
         views, labelled = len(self.train_dataset), len(scan.shapes)
         ids = ", ".join(map(str, scan.ids[:12])) + (f", ... {scan.ids[-1]}" if len(scan.ids) > 12 else "")
         train = self.train_dataset
@@ -261,11 +275,7 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
         missing = (
             f"; the other {views - labelled} ({some(without_map)}) count as unlabelled" if without_map else ""
         )
-        CONSOLE.print(
-            escape(
-                f"Id maps: {labelled} of {views} training views{missing}. {len(scan.ids)} object ids: {ids}."
-            )
-        )
+        say(f"Id maps: {labelled} of {views} training views{missing}. {len(scan.ids)} object ids: {ids}.")
         return scan
 
     def _what_values_mean(self, scan: IdScan) -> IdScan:
@@ -322,7 +332,16 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
             known = set(self.train_dataset.metadata["object_ids"])
             rims = sorted({i for ids in maps for i in np.unique(ids).tolist() if i >= 0 and i not in known})
         else:
-            rims = soft_edges(scan_object_ids([""] * len(maps), progress=False, read=maps.__getitem__))
+            try:
+                scan = scan_object_ids([""] * len(maps), progress=False, read=maps.__getitem__)
+            except IdMapError as error:  # only training fails because of maps
+                if self.test_mode == "val":
+                    raise
+                warn(f"{error} These {len(maps)} views count as unlabelled.")
+                for data in cached:
+                    data["id_map"] = torch.full_like(data["id_map"], IGNORE)
+                return
+            rims = soft_edges(scan)
         if not rims:
             return
         if not self._soft_edges:

@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
-from rich.markup import escape
 
 from gradiseg_ns.data.id_maps import (
     IGNORE,
@@ -40,6 +38,7 @@ from gradiseg_ns.data.photos import (
     tone_of,
     undo_orientation,
 )
+from gradiseg_ns.tools.terminal import warn
 
 # One for all datasets, so that a dataset can still be pickled to the workers of a data loader.
 _LOCK = threading.RLock()
@@ -60,11 +59,6 @@ class _Maps:
     """The photos' EXIF orientations."""
     turned: bool | None = None
     """Whether maps of photos with an orientation were turned upright, where their size does not tell."""
-
-
-def warn(message: str) -> None:
-    """Tell the user something the run survives."""
-    CONSOLE.print(f"[bold yellow]Warning:[/bold yellow] {escape(message)}")
 
 
 class InstanceDataset(InputDataset):

@@ -14,7 +14,7 @@ Everything is kept in one grid of voxels, so that a look-up costs the same for a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -311,3 +311,22 @@ def _box(frusta: Frusta, view: int, end: float) -> Tensor:
     return torch.stack(
         [torch.minimum(world.amin(0), center - around), torch.maximum(world.amax(0), center + around)]
     )
+
+
+def must_go(
+    space: FreeSpace, means: Tensor, scales: Tensor, agreed_on: Callable[[Tensor, Tensor], Tensor] | None
+) -> Tensor:
+    """Which Gaussians stand in space that must be empty, by their centres: bool [N].
+
+    Args:
+        space: what must be empty.
+        means: [N, 3].
+        scales: [N, 3] standard deviations, world units.
+        agreed_on: whether several views agree that there is something at positions [M, 3], of radii [M]: it stays.
+    """
+    inside = space.contains(means)
+    if agreed_on is not None and bool(inside.any()):
+        rows = inside.nonzero()[:, 0]
+        thickness = scales[rows].median(dim=1).values  # of a rod
+        inside[rows[agreed_on(means[rows], thickness)]] = False
+    return inside

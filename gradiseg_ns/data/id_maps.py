@@ -6,12 +6,12 @@ are equal, 0 included; `IGNORE` (-1) marks pixels without a label. Nothing here 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 import unicodedata
 import warnings
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gradiseg_ns.tools.errors import GradisegError
+from gradiseg_ns.tools.json_files import read_json
 
 IGNORE = -1
 """Value of a pixel that carries no label: outside the undistorted photo, or a view without an id map."""
@@ -39,6 +40,8 @@ MASKS_FLAG = "--pipeline.datamanager.masks-dir"
 _GRAY_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 _GRAY_ALPHA_MODES = {"LA", "La", "PA"}
 _COLOUR_MODES = {"RGB", "RGBA", "RGBX"}
+MOST_VALUES = 1 << 18
+"""So many values are counted, soft edges among them, before maps are refused."""
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".exr")
 _DOWNSCALED_FOLDER = re.compile(r"(.+)_\d+")
 
@@ -163,7 +166,7 @@ def read_object_names(path: str | Path) -> dict[int, str]:
     path = Path(path)
     expected = 'Expected an object that maps ids to names, like {"1": "cup", "2": "plate"}.'
     try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"))
+        names = read_json(path)
     except (OSError, ValueError) as error:
         raise IdMapError(f"The object names in {path} cannot be read ({error}). {expected}") from error
     if not isinstance(names, dict):
@@ -377,7 +380,7 @@ def read_transforms(data: str | Path) -> list[tuple[Path, dict]]:
         if not path.is_file():
             continue
         try:
-            meta = json.loads(path.read_text(encoding="utf-8-sig"))
+            meta = read_json(path)
         except (OSError, ValueError) as error:
             raise IdMapError(f"{path} cannot be read ({error}).") from error
         frames = meta.get("frames") if isinstance(meta, dict) else None
@@ -632,6 +635,11 @@ def _frame_key(path: Path, data_dir: Path) -> str:
     return _without_suffix(photo)
 
 
+def view_name(photo: Path, data_dir: Path) -> str:
+    """What a view is called at any size of its photo: `images_4/left/0001.jpg` is images/left/0001."""
+    return _full_size_key(_relative_key(photo, data_dir))
+
+
 def photo_keys(photo: Path, data_dir: Path) -> list[str]:
     """Names that a photo may go by in a folder of masks, the most exact first."""
     key = _relative_key(photo, data_dir)
@@ -765,7 +773,7 @@ class IdScan:
     """For each id the number of its pixels whose four neighbours are of the same id."""
     deep: dict[int, int] = field(default_factory=dict)
     """For 255 and 65535 the number of pixels farther from the id's border than 1 % of the diagonal."""
-    ids_of_maps: list[list[int]] = field(default_factory=list)
+    ids_of_maps: list[Sequence[int]] = field(default_factory=list)
     """The ids of each map, in the order of the paths."""
 
 
@@ -811,11 +819,56 @@ def _deep(mask: NDArray[np.bool_]) -> int:
     )
 
 
+MAX_OBJECTS = 3000
+"""More ids than that are refused unless the user asks for them."""
+MANY_OBJECTS = 1000
+"""From so many ids on the user is told what they take."""
+COUNT_FLAG = "--pipeline.datamanager.max-objects"
+"""The command-line flag that lifts the bound."""
+
+
+def memory_of(count: int) -> float:
+    """GB that so many objects take in a training, most of it for the scores of L_3d's neighbours: 2.1 MB an object with gradiseg-lite's
+    10,000 samples (measured; a tenth with gradiseg's 1,000). Codes for votes take three squares of their number."""
+    return 2.1e-3 * count + 12e-9 * count**2
+
+
+def check_count(count: int, most: int = MAX_OBJECTS) -> str | None:
+    """Whether so many objects can be learned.
+
+    Args:
+        count: Of object ids.
+        most: That are allowed; 0 for any number.
+
+    Returns:
+        A sentence for the user if they are many, else None.
+
+    Raises:
+        IdMapError: They are more.
+    """
+    took = f"{count:,} object ids occur in the training maps, for which a training takes up to {memory_of(count):.1f} GB more memory"
+    if 0 < most < count:
+        raise IdMapError(
+            f"{took}. At most {most:,} are taken unless {COUNT_FLAG} says otherwise (`gradiseg lift` and `gradiseg associate`: "
+            "--max-objects; 0 takes any number). Expected one id an object, the same in every view: are pixels, or the masks of "
+            "each view, numbered?"
+        )
+    return f"{took}. If these are not so many objects, look at the maps." if count >= MANY_OBJECTS else None
+
+
+def _too_many_values(found: int, most: int, what: str) -> IdMapError:
+    return IdMapError(
+        f"{what} hold{'s' if 'first' not in what else ''} {found:,} different values, more than the {most:,} that are taken for ids. "
+        "Expected one id an object, the same in every view: is this a picture, a depth map, or are pixels numbered?"
+    )
+
+
 def scan_object_ids(
     paths: Sequence[str | Path],
     progress: bool = True,
     workers: int | None = None,
     read: Callable[[int], NDArray[np.int32]] | None = None,
+    most: int = MOST_VALUES,
 ) -> IdScan:
     """Read all id maps once and count their ids.
 
@@ -824,15 +877,19 @@ def scan_object_ids(
         progress: Show a bar when it takes longer than 2 s.
         workers: Number of threads; as many as there are cores, at most 8, unless given.
         read: Reads the map at a place of `paths`; `read_id_map` if None.
+        most: More ids than that are not counted: then a map of ids it is not.
 
     Raises:
-        IdMapError: A map cannot be read.
+        IdMapError: A map cannot be read, or there are too many ids.
     """
     from rich.progress import Progress
 
     def count(place: int) -> tuple[tuple[int, int], dict[int, int], dict[int, int], dict[int, int]]:
         id_map = read_id_map(paths[place]) if read is None else read(place)
-        counts, deep = _counted(id_map), {}
+        ids, numbers = _count_ids(id_map)
+        if len(ids) > most:
+            raise _too_many_values(len(ids), most, f"The id map {paths[place] or place}")
+        counts, deep = dict(zip(ids.tolist(), numbers.tolist(), strict=True)), {}
         for value in (255, 65535):
             if value in counts:
                 deep[value] = _deep(id_map == value)
@@ -844,7 +901,7 @@ def scan_object_ids(
     views: dict[int, int] = defaultdict(int)
     insides: dict[int, int] = defaultdict(int)
     deeps: dict[int, int] = defaultdict(int)
-    ids_of_maps: list[list[int]] = []
+    ids_of_maps: list[Sequence[int]] = []
     shapes: list[tuple[int, int]] = []
     start = time.monotonic()
     bar = Progress(transient=True, disable=not progress)
@@ -855,10 +912,12 @@ def scan_object_ids(
     try:
         for shape, counts, inside, deep in executor.map(count, range(len(paths))):
             shapes.append(shape)
-            ids_of_maps.append(list(counts))
+            ids_of_maps.append(array("q", counts))
             for object_id, number in counts.items():
                 pixels[object_id] += number
                 views[object_id] += 1
+            if len(pixels) > most:
+                raise _too_many_values(len(pixels), most, f"The first {len(shapes)} of {len(paths)} id maps")
             for sums, found in ((insides, inside), (deeps, deep)):
                 for object_id, number in found.items():
                     sums[object_id] += number

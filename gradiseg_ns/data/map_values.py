@@ -41,7 +41,8 @@ def soft_edges(scan: IdScan, ignored: Collection[int] = ()) -> list[int]:
     """
     ids = [i for i in scan.ids if i not in ignored]
     rims = [i for i in ids if scan.inside.get(i, 0) < _RIM_INSIDE * scan.pixels[i]]
-    solid = [i for i in ids if i not in set(rims)]
+    thin = set(rims)
+    solid = [i for i in ids if i not in thin]
     if len(rims) < 3 or len(rims) < len(solid) or len(solid) < 2:
         return []
     if sum(scan.pixels[i] for i in rims) > _RIM_SHARE * sum(scan.pixels.values()):

@@ -24,13 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
-from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
-from rich.markup import escape
 
-from gradiseg_ns.data.dataset import warn
 from gradiseg_ns.data.poses import PointError, PoseError, check_meta, check_models, mend_meta
 from gradiseg_ns.data.tracks import read_images_text, unit_rotations
+from gradiseg_ns.tools.terminal import say, warn
 
 LARGEST_SIDE = 1600
 """nerfstudio loads photos with a longer side at half, a quarter, ... of their size."""
@@ -278,7 +276,7 @@ class Reading:
         )
         if text not in self._told:
             self._told.add(text)
-            CONSOLE.print(escape(text))
+            say(text)
 
     # Points -----------------------------------------------------------------------------------------
 

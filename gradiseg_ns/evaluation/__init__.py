@@ -1,10 +1,10 @@
-"""How good the result is.
+"""Figures of quality.
 
-In: predicted and true id maps `[H, W]`, view by view. Out: plain numbers in percent (`None` where nothing was
-there to measure, never NaN) and tables for people.
+In: predicted and true id maps `[H, W]`, view by view. Out: plain numbers in percent (`None` where there was nothing to
+measure, never NaN) and tables for people.
 
-May not be touched here: models, cameras, files of the scene. Nothing in this folder renders or trains; it
-only compares what it is given, so a figure never depends on who produced the maps.
+Not here: models, cameras, files of the scene. Nothing in this folder renders or trains. It only compares given maps and
+pictures, so a figure never depends on the source of the maps.
 """
 
 from gradiseg_ns.evaluation.metrics import (

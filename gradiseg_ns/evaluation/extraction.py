@@ -1,8 +1,8 @@
 """Extracted BIoU: an object is cut out, rendered alone on black, and compared with its exact mask.
 
-Segmentation metrics ask which object has the most weight in a pixel. A cut-out asks more: nothing of the object may
-have stayed behind, and nothing of its surroundings may come along. A Gaussian that sticks out of its object costs
-nothing in a segmentation where what lies behind wins the pixel; alone on black it is a spike.
+Segmentation metrics ask which object has the most weight in a pixel. A cut-out must do more: it must contain the whole object
+and nothing of its surroundings. A Gaussian that reaches out of its object costs nothing in a segmentation if the background wins
+the pixel. In a cut-out, alone on black, it is a spike.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 from gradiseg_ns.evaluation.metrics import boundary_iou, mask_iou
 
 SOLID = 0.5
-"""A pixel belongs to the cut-out if its accumulation is above that."""
+"""A pixel belongs to the cut-out if its accumulation is above this."""
 DEPTH_MARGIN = 0.01
-"""Something else is in front where the whole scene is nearer than the cut-out by more than that share of its depth."""
+"""Another object is in front where the whole scene is nearer than the cut-out by more than this share of its depth."""
 
 
 @dataclass(frozen=True)
 class ExtractionScore:
-    """Means over the views that show an object, 0 to 100."""
+    """Means over the views that show an object, in percent."""
 
     id: int
     iou: float
@@ -39,10 +39,10 @@ def extracted_mask(
     object_id: int,
     no_occluders: Collection[int] = (),
 ) -> Tensor:
-    """The pixels of a cut-out that count.
+    """The pixels of a cut-out that are compared.
 
-    A part of the cut-out that the picture does not show, since another object stands in front of it, is no error: a
-    pixel of another object is left out where the whole scene is nearer than the cut-out.
+    A part of the cut-out that another object hides in the picture is no error. So a pixel of another object is left out
+    where the whole scene is nearer than the cut-out.
 
     Args:
         alpha: [H, W] accumulation of the object's Gaussians alone.
@@ -50,8 +50,8 @@ def extracted_mask(
         scene_depth: [H, W] depth of the whole scene.
         truth: integer [H, W] exact ids, negative where unknown.
         object_id: the object.
-        no_occluders: ids of what can't stand in front, such as background and table; what a cut-out has in
-            their pixels is always an error.
+        no_occluders: ids that cannot stand in front, such as background and table. A cut-out's pixels on them are always
+            errors.
 
     Returns:
         bool [H, W].
@@ -72,7 +72,7 @@ class ExtractionMetrics:
         self._rows: dict[int, list[tuple[float, float]]] = {}
 
     def update(self, object_id: int, cut_out: Tensor, truth: Tensor) -> None:
-        """Add an object in a view: what counts of its cut-out, bool [H, W], and the exact ids [H, W].
+        """Add an object in a view: the compared pixels of its cut-out, bool [H, W], and the exact ids [H, W].
 
         A view whose truth does not show the object is left out.
         """
@@ -83,7 +83,7 @@ class ExtractionMetrics:
         self._rows.setdefault(object_id, []).append((iou or 0.0, biou or 0.0))
 
     def objects(self) -> list[ExtractionScore]:
-        """A row for each object, by id."""
+        """One row per object, by id."""
         scores = []
         for id, rows in sorted(self._rows.items()):
             ious, bious = torch.tensor(rows, dtype=torch.float64).mean(dim=0).tolist()

@@ -1,8 +1,8 @@
 """Mask quality by LERF-Mask's definitions: IoU of the masks and IoU of their inner boundary bands.
 
-Every figure is taken for one object in one view, averaged over that object's views, then over the objects, so
-that a small object counts as much as the table it stands on. What happens where a union is empty or a view
-has no truth is part of the definition and stands in `MaskMetrics`.
+Every figure is computed for one object in one view, averaged over this object's views, then over the objects. So a small
+object counts as much as the table on which it stands. `MaskMetrics` defines the special cases (an empty union, a view without
+truth).
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from scipy import ndimage
 from torch import Tensor
 
 from gradiseg_ns.tools.atomic import write_text
+from gradiseg_ns.tools.terminal import printable
 
 BOUNDARY_RATIO = 0.02
 """Width of the boundary band as a share of the image diagonal (LERF-Mask's)."""
 
 FINE_BOUNDARY_RATIO = 0.005
-"""Width of the "fine" band: 3 px at 512x384, where the 13 px of 2 % hide errors of a pixel or two."""
+"""Width of the "fine" band: 3 px at 512x384. There the band of 2 % has 13 px, which hides errors of one or two pixels."""
 
 SHOWN_PIXELS = 200
-"""An object's worst view is looked for among those that show more than so many of its pixels: one pixel of ten is no verdict."""
+"""An object's worst view is one of the views that show more than this number of its pixels: the IoU of ten pixels means little."""
 
 ArrayLike = NDArray[Any] | Tensor
 
@@ -86,7 +87,7 @@ class ObjectScore:
     n_views: int
     """Views in which the object is in the truth, in the prediction or in both."""
     worst_view: str | None
-    """Name of the view with the smallest IoU: the first one to look at."""
+    """Name of the view with the smallest IoU."""
     worst_iou: float | None = None
     """The smallest IoU in a view that shows more than SHOWN_PIXELS pixels of it; None if no view does."""
 
@@ -103,7 +104,7 @@ class SpuriousObject:
 
 @dataclass(frozen=True)
 class MaskScores:
-    """What `MaskMetrics.result` returns. In percent; `None` (JSON null) if there was nothing to measure."""
+    """The result of `MaskMetrics`. In percent; `None` (JSON null) if there was nothing to measure."""
 
     miou: float | None
     mbiou: float | None
@@ -144,16 +145,16 @@ class _Sums:
 class MaskMetrics:
     """Accumulates mask quality view by view; memory grows with the objects, not with the views.
 
-    For every object that occurs in the truth of at least one view, and is not ignored: a figure per view, the
-    mean over its views, then the mean over the objects. The cases at the edges:
+    For every object that occurs in the truth of at least one view, and is not ignored: a figure per view, the mean over its
+    views, then the mean over the objects. The special cases:
 
     - An object that is in neither map of a view: the view does not count for this object.
     - Predicted in a view whose truth does not have it: 0 in that view.
     - In the truth, not predicted: 0 in that view. Ids of the truth that the model does not know are among
       these.
     - Predicted, but in no view's truth: listed as spurious, not averaged.
-    - Truth pixels without a label (negative ids) are taken out of both maps first. The rim of such a hole is
-      an edge of the mask in both.
+    - Truth pixels without a label (negative ids) are removed from both maps first. The rim of such a hole is
+      an edge of the mask in both maps.
     - A view without any labelled pixel is skipped and counted as such.
     - Nothing compared at all: the figures are `None`.
 
@@ -166,10 +167,10 @@ class MaskMetrics:
         >>> metrics.result().miou
 
     Args:
-        object_ids: The ids the model knows. Only used to refuse names that belong to nothing; what is
-            averaged depends on the truth alone.
+        object_ids: The ids that the model knows. They are used only to refuse a list of names of another length. The
+            average depends on the truth alone.
         ignore_ids: Ids that get no row and are not averaged, e.g. the background.
-        names: Names of objects by id; "object 7" where missing.
+        names: Names of objects by id. Default for a missing name: "object 7".
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class MaskMetrics:
             truth: `[H, W]` or `[H, W, 1]` integer object ids; negative (`IGNORE`): pixel without label.
 
         Returns:
-            the view's own mean IoU over the objects of its truth, in percent; `None` if it has none.
+            the view's own mean IoU over the objects of its truth, in percent; `None` if its truth has no object.
 
         Raises:
             ValueError: If a map is not a map of integers, or has no pixels.
@@ -227,8 +228,8 @@ class MaskMetrics:
             sums.in_truth |= id in truth_boxes
             iou = 0.0
             if id in predicted_boxes and id in truth_boxes:
-                # Outside the common box both masks are empty, and erosion takes whatever lies beyond an array
-                # for empty too: the crop gives exactly what the whole image would.
+                # Outside the common box both masks are empty, and erosion treats the outside of an array as empty too. So the
+                # crop gives exactly the result of the whole image.
                 box = _union_box(predicted_boxes[id], truth_boxes[id])
                 mask_p = (predicted_np[box] == id).view(np.uint8)
                 mask_t = (truth_np[box] == id).view(np.uint8)
@@ -250,7 +251,7 @@ class MaskMetrics:
         return None if mean is None else 100 * mean
 
     def result(self) -> MaskScores:
-        """The figures over all views added so far. The accumulator can go on afterwards."""
+        """The figures over all views added so far. More views can be added afterwards."""
         objects: list[ObjectScore] = []
         spurious: list[SpuriousObject] = []
         for id, sums in sorted(self._sums.items()):
@@ -284,7 +285,7 @@ class MaskMetrics:
 
 
 def score_table(result: MaskScores) -> Table:
-    """A rich table with a row per object, the mean, and what was left out."""
+    """A rich table with one row per object, the mean, and notes on ids and views that were left out."""
     table = Table(title="Mask quality in percent")
     table.add_column("id", justify="right")
     table.add_column("object")
@@ -293,7 +294,7 @@ def score_table(result: MaskScores) -> Table:
     table.add_column("worst view")
     for o in result.objects:
         figures = (_text(o.iou), _text(o.biou), _text(o.biou_fine), _text(o.worst_iou), str(o.n_views))
-        table.add_row(str(o.id), escape(o.name), *figures, escape(o.worst_view or ""))
+        table.add_row(str(o.id), Text(printable(o.name)), *figures, Text(printable(o.worst_view or "")))
     table.add_section()
     means = (
         _text(result.miou), _text(result.mbiou), _text(result.mbiou_fine), _text(result.worst_iou), str(result.n_views)
@@ -308,7 +309,7 @@ def score_table(result: MaskScores) -> Table:
         found = ", ".join(f"{s.name} ({s.n_views} views, {s.n_pixels} px)" for s in result.spurious)
         notes.append("predicted, but in no view's truth: " + found)
     if notes:
-        table.caption = escape("\n".join(notes))
+        table.caption = Text(printable("\n".join(notes)))
     return table
 
 
@@ -320,18 +321,18 @@ def print_table(result: MaskScores, console: Console | None = None) -> None:
 def write_table(path: str | Path, result: MaskScores) -> Path:
     """Writes the figures per object to a file, by its suffix: `.csv`, `.json` or `.txt`.
 
-    The file appears under its name only when it is complete; a table from before is then replaced.
+    The file appears under its name only when it is complete. It replaces an older table.
 
     Args:
-        path: Where to. Missing folders are made.
-        result: What to write.
+        path: The file. Missing folders are made.
+        result: The figures.
 
     Returns:
         The path written.
 
     Raises:
         ValueError: If the suffix is none of the three.
-        OSError: If the file cannot be written. What was there before is still there.
+        OSError: If the file cannot be written. An older file stays unchanged.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -1,6 +1,6 @@
-"""How good each held-out view is, and what floats before the views between the cameras.
+"""The quality of each held-out view, and the share that floats before the views between the cameras.
 
-A mean over views hides the one that a cloud covers. So every view has a row, and the worst is named.
+A mean over views hides a single view that a cloud covers. So every view has a row, and the worst view is named.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class ViewScore:
 
 @dataclass(frozen=True)
 class FloaterScore:
-    """The share of the rendered weight that lies nearer than the sparse points allow, in views between the cameras.
+    """The share of the rendered weight that lies nearer to the camera than the sparse points allow, in views between the cameras.
 
     Percent of the pixels of a view. No photo is needed for it.
     """
 
     mean: float
     worst: float
-    """Of the worst view."""
+    """The share in the worst view."""
     n_views: int
 
     @classmethod
@@ -53,7 +53,7 @@ def worst_view(views: Sequence[ViewScore]) -> ViewScore | None:
 
 
 def summary(views: Sequence[ViewScore], floaters: FloaterScore | None) -> str | None:
-    """One sentence on the worst view and one on floaters; None if there is nothing to say."""
+    """One sentence about the worst view and one about floaters; None without both."""
     parts = []
     worst = worst_view(views)
     if worst is not None:
@@ -72,7 +72,7 @@ def summary(views: Sequence[ViewScore], floaters: FloaterScore | None) -> str | 
 
 
 def write_views(path: Path, views: Sequence[ViewScore]) -> None:
-    """A CSV with a row a view, worst PSNR first; whole or not there.
+    """Write a CSV with one row per view, lowest PSNR first. The file is complete, or it does not appear.
 
     Raises:
         OSError: it cannot be written.

@@ -2,5 +2,6 @@
 
 In: per-Gaussian identity encodings [N, 16], rendered identity maps, id maps, gradients.
 Out: losses, neighbours, and a gsplat strategy that splits Gaussians where identities conflict.
-Not here: rendering (``gradiseg_ns.rendering``) and anything that knows a config file or a dataset.
+`schedule` turns fractions of a run into step numbers. `search` finds nearest points.
+Not here: models, datasets, and the kernels of ``gradiseg_ns.rendering``, which `probe` calls.
 """

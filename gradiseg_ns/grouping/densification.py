@@ -1,21 +1,21 @@
 """Identity-gradient-guided densification, IGD (GradiSeg, section 3.4 and algorithm 1).
 
-A Gaussian that lies on both sides of a boundary has one identity encoding and two supervisions: its encoding's
-gradient does not vanish. IGD accumulates that gradient, splits what exceeds a threshold into two, resets the
-accumulator of the split ones, and prunes what is transparent or too large.
+A Gaussian that lies on both sides of a boundary has one identity encoding, but the maps ask for two. So the gradient of its
+encoding does not vanish. IGD accumulates this gradient. It splits the Gaussians above a threshold in two, resets their
+accumulators, and prunes Gaussians that are transparent or too large.
 
-What the paper leaves open, and what is done here (measured: docs/gradiseg.md):
+The paper leaves two points open. They are decided as follows (docs/gradiseg.md has the measurements):
 
-- *tau*. An absolute threshold depends on the resolution, the number of ids and the noise of the maps, so tau is
-  a robust quantile: at every refinement the Gaussians above it are the largest ``budget / rounds`` of all, and
-  only those that are also outliers (above ``outlier`` times the median of the Gaussians that have a gradient).
-  ``budget`` bounds the growth of the whole phase.
-- *two sub-Gaussians on either side of the boundary*. See :func:`split_in_two` for the rules.
+- *tau*. An absolute threshold depends on the resolution, the number of ids and the noise of the maps. So tau is a robust
+  quantile: at every refinement at most the share ``budget / rounds`` of all Gaussians is split, those with the largest
+  gradients, and only outliers (above ``outlier`` times the median of the Gaussians that have a gradient). ``budget``
+  bounds the growth in the whole phase.
+- *two sub-Gaussians on either side of the boundary*. :func:`split_in_two` explains the rules.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,10 @@ from gsplat.strategy import DefaultStrategy
 from gsplat.strategy.ops import _update_param_with_optimizer, remove, reset_opa, split
 from torch import Tensor
 
+from gradiseg_ns.grouping.schedule import Schedule
+
+NEVER = 1 << 40
+"""A step number that no run reaches."""
 SplitRule = Literal["sample", "major_axis", "boundary_axis"]
 SPLIT_OFFSET = 0.75
 """Distance of the two halves from the old centre, in standard deviations along the split axis. The halves'
@@ -31,9 +35,9 @@ standard deviation sqrt(1 - 0.75^2) = 0.66 keeps the second moment of the pair e
 close to the 1 / 1.6 of 3DGS's own split."""
 
 DIRECTION_EVERY = 5
-"""Every how many steps a view is asked for directions: it costs a blend of its own."""
+"""Interval in steps between two measurements of directions. Each one costs an extra blend."""
 DIRECTION_RATE = 0.1
-"""Weight of a new view in the moving average of directions: some ten views count."""
+"""Weight of a new view in the moving average of directions: about ten views count."""
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
@@ -48,17 +52,17 @@ def rotation_matrices(quats: Tensor) -> Tensor:
 
 
 def split_axis(quats: Tensor, scales: Tensor, conflict: Tensor | None) -> Tensor:
-    """Which of its own three axes a Gaussian is split along.
+    """The axis along which each Gaussian is split, one of its own three.
 
     Args:
         quats: [N, 4].
         scales: [N, 3] standard deviations.
         conflict: [N, 3, 3] sum of outer products g g^T of the segmentation loss's position gradients g, a
-            direction without a sign; None splits the longest axis.
+            direction without a sign; None chooses the longest axis.
 
     Returns:
-        int64 [N]: the axis a_k that maximises s_k^2 (a_k^T C a_k), that is along which the loss changes most
-        over the extent of the Gaussian. Gaussians without a gradient are split along their longest axis.
+        int64 [N]: the axis a_k that maximises s_k^2 (a_k^T C a_k). Along it, the loss changes most over the extent of the
+        Gaussian. For Gaussians without a gradient it is the longest axis.
     """
     longest = scales.argmax(dim=-1)
     if conflict is None:
@@ -82,13 +86,13 @@ def split_in_two(
 
     Args:
         params: means [N, 3], quats [N, 4], scales [N, 3] (logarithms) and any other per-Gaussian parameter.
-        optimizers: one a parameter, of the same names.
+        optimizers: one per parameter, with the same names.
         state: the strategy's; tensors are carried along dimension 0. ``identity_conflict`` [N, 3, 3] is read
             by the rule ``boundary_axis``.
         mask: bool [N].
         rule: ``sample``: two samples of the Gaussian, as 3DGS splits; ``major_axis``: two halves along the
             longest axis; ``boundary_axis``: two halves along the axis over which the segmentation loss changes.
-        axis: int64 [N], 0 to 2: which axis to split each along, whatever the rule says.
+        axis: int64 [N], 0 to 2: the axis along which each Gaussian is split; it replaces the rule.
     """
     if rule == "sample" and axis is None:
         split(params=params, optimizers=optimizers, state=state, mask=mask)  # type: ignore[arg-type]
@@ -128,15 +132,14 @@ def split_in_two(
 def in_conflict(
     gradient: Tensor, count: Tensor, fraction: float, outlier: float, *, by_extent: bool = False
 ) -> Tensor:
-    """Which Gaussians have an accumulated identity gradient above tau.
+    """The Gaussians whose accumulated identity gradient is above tau.
 
     Args:
         gradient: [N] accumulated since the last split.
-        count: [N] what it was accumulated over: steps in which the Gaussian was seen, or weight of the pixels.
+        count: [N] divisor of the gradient: the number of steps in which the Gaussian was seen, or the weight of its pixels.
         fraction: at most this share of all N Gaussians, those with the highest mean ``gradient / count``, ...
-        outlier: ... and only means above that many medians of those that are not zero. Together these are tau.
-        by_extent: rank by mean times gradient, so that of two Gaussians in the same conflict the one goes first
-            that draws more of the wrong pixels.
+        outlier: ... and only means above this number times the median of the nonzero means. Both bounds together are tau.
+        by_extent: rank by mean times gradient. Then, of two Gaussians with the same mean, the one with more pixels comes first.
 
     Returns:
         bool [N].
@@ -162,23 +165,23 @@ class GradisegStrategy(DefaultStrategy):
        (algorithm 1), and every ``refine_every`` steps splits those above tau in two and prunes those that are
        transparent (opacity below ``prune_opa``) or too large (``prune_scale3d``; on a screen ``prune_scale2d``).
 
-    Reads from ``info``, after the backward pass, what L_2d alone leaves behind: ``identity_gradient`` [N], the norm
-    of its gradient with respect to the encodings, and ``identity_position_gradient`` [N, 3] (world axes), which
-    feeds the rule ``boundary_axis`` and LA-KNN's direction; where ``identity_weight`` [N] is given, the gradient is
-    taken per weight instead of per view. L_3d is left out on purpose: it is large for the few
-    Gaussians that a step samples, wherever they are, and would have IGD split at random.
+    After the backward pass it reads the gradients of L_2d alone from ``info``: ``identity_gradient`` [N], the norm of the gradient
+    with respect to the encodings, and ``identity_position_gradient`` [N, 3] (world axes), which the rule ``boundary_axis`` and
+    LA-KNN's direction use. If ``info`` holds ``identity_weight`` [N], the gradient is divided by this weight instead of the
+    number of views. L_3d is left out on purpose: its gradient is large for the few Gaussians that a step samples, wherever
+    they are, so IGD would split at random.
 
     Args:
-        igd: whether phase 2 happens at all.
-        igd_start_iter, igd_stop_iter: its steps.
-        igd_budget: how much the number of Gaussians may grow in phase 2, as a fraction.
-        igd_outlier: tau is at least this many medians.
-        igd_min_opacity: only Gaussians of more than this opacity are split.
+        igd: whether phase 2 happens. Default: True.
+        igd_start_iter, igd_stop_iter: first step of phase 2 and the step after its last. Default: 12,000 and 15,000.
+        igd_budget: largest growth of the number of Gaussians in phase 2, as a fraction. Default: 0.25.
+        igd_outlier: tau is at least this number times the median. Default: 3.
+        igd_min_opacity: only Gaussians with an opacity (0 to 1) above this are split. Default: 0.3.
         igd_by_extent: see :func:`in_conflict`.
         igd_split: see :func:`split_in_two`.
-        direction_start_iter: from here on the state's ``identity_direction`` [N, 3] follows the position gradient
-            of L_2d, a moving average over the steps in which the Gaussian is seen.
-        prune_large_start_iter: from here on too large Gaussians are pruned.
+        direction_start_iter: from this step on the state's ``identity_direction`` [N, 3] is the moving average of the position
+            gradient of L_2d over the steps in which the Gaussian is seen. Default: never.
+        prune_large_start_iter: from this step on Gaussians that are too large are pruned. Default: 0.
     """
 
     igd: bool = True
@@ -189,11 +192,33 @@ class GradisegStrategy(DefaultStrategy):
     igd_by_extent: bool = False
     igd_min_opacity: float = 0.3
     igd_split: SplitRule = "boundary_axis"
-    direction_start_iter: int = 1 << 40
+    direction_start_iter: int = NEVER
     prune_large_start_iter: int = 0
 
+    @classmethod
+    def after(
+        cls, base: DefaultStrategy, schedule: Schedule, *, direction: bool, **options: Any
+    ) -> GradisegStrategy:
+        """A strategy with the options of a DefaultStrategy and the steps of a schedule.
+
+        Args:
+            base: the strategy whose options are taken over.
+            schedule: the step numbers of the run.
+            direction: whether LA-KNN needs a direction.
+            options: further options of this class.
+        """
+        inherited = {f.name: getattr(base, f.name) for f in fields(type(base))}
+        return cls(
+            **{**inherited, "verbose": False},
+            igd_start_iter=schedule.igd_from,
+            igd_stop_iter=schedule.igd_until,
+            prune_large_start_iter=schedule.prune_large_from,
+            direction_start_iter=schedule.la_knn_from if direction else NEVER,
+            **options,
+        )
+
     def initialize_state(self, scene_scale: float = 1.0) -> dict[str, Any]:
-        """The DefaultStrategy's state, with IGD's accumulators, which are made at its first step."""
+        """The DefaultStrategy's state, and IGD's accumulators, which are made at IGD's first step."""
         state = super().initialize_state(scene_scale)
         state.update(
             identity_gradient=None, identity_count=None, identity_conflict=None, identity_direction=None
@@ -205,11 +230,11 @@ class GradisegStrategy(DefaultStrategy):
         return self.igd and self.igd_start_iter <= step < self.igd_stop_iter
 
     def needs_absgrad(self, step: int) -> bool:
-        """Whether the absolute screen gradients of this step are wanted: as long as Gaussians are densified by them."""
+        """Whether this step needs absolute screen gradients: as long as Gaussians are densified by them."""
         return self.absgrad and step < self.refine_stop_iter
 
     def needs_position_gradient(self, step: int) -> bool:
-        """Whether L_2d's own position gradient is wanted at this step: by IGD, or for LA-KNN's direction."""
+        """Whether this step needs L_2d's own position gradient, for IGD or for LA-KNN's direction."""
         follows = step >= self.direction_start_iter and step % DIRECTION_EVERY == 0
         return follows or self.in_igd(step)
 
@@ -222,14 +247,14 @@ class GradisegStrategy(DefaultStrategy):
         info: dict[str, Any],
         packed: bool = False,
     ) -> None:
-        """Called after every backward pass, while ``params["identity"].grad`` is there."""
+        """Called after every backward pass, while ``params["identity"].grad`` exists."""
         if step >= self.direction_start_iter:
             self.follow_direction(state, info)
         if self.in_igd(step):
             self.accumulate(state, info)
         super().step_post_backward(params, optimizers, state, step, info, packed)  # type: ignore[arg-type]
         if step < self.refine_stop_iter and step % self.reset_every == 0:
-            # gsplat 1.5.3 never does (its condition is always false); after 1.4, which does, it changes nothing
+            # gsplat 1.5.3 never resets opacities (its condition is always false). gsplat 1.4 does; then this changes nothing.
             reset_opa(params=params, optimizers=optimizers, state=state, value=self.prune_opa * 2.0)  # type: ignore[arg-type]
         last = step == self.igd_stop_iter - 1
         if self.in_igd(step) and (last or (step > self.igd_start_iter and step % self.refine_every == 0)):
@@ -245,7 +270,7 @@ class GradisegStrategy(DefaultStrategy):
         info: dict[str, Any],
         packed: bool = False,
     ) -> None:
-        """The DefaultStrategy's running sums, without picking rows out: that makes the host wait for the device."""
+        """The DefaultStrategy's running sums, without a boolean index: that would make the host wait for the device."""
         assert not packed, "the model does not render packed"
         positions = info[self.key_for_gradient]
         gradient = (positions.absgrad if self.absgrad else positions.grad)[0]
@@ -280,7 +305,7 @@ class GradisegStrategy(DefaultStrategy):
 
     @torch.no_grad()
     def accumulate(self, state: dict[str, Any], info: dict[str, Any]) -> None:
-        """gradient_i += |grad_{e_i} L_2d| (algorithm 1), and how often the Gaussian was seen."""
+        """gradient_i += |grad_{e_i} L_2d| (algorithm 1), and count the views that see the Gaussian, or add up its weight."""
         gradient = info.get("identity_gradient")
         if gradient is None:
             return
@@ -297,7 +322,7 @@ class GradisegStrategy(DefaultStrategy):
             state["radii"] = torch.maximum(state["radii"], info["radii"][0] / size)
         position = info.get("identity_position_gradient")
         if position is not None:
-            # Views see a gradient of different size; the direction is what is wanted.
+            # The size of the gradient differs between views; only its direction is used.
             weight = gradient / position.norm(dim=-1).clamp(min=1e-20)
             state["identity_conflict"] += weight[:, None, None] * position[:, :, None] * position[:, None, :]
 
@@ -305,7 +330,7 @@ class GradisegStrategy(DefaultStrategy):
     def refine_identities(
         self, params: Any, optimizers: dict[str, torch.optim.Optimizer], state: dict[str, Any], step: int
     ) -> tuple[int, int]:
-        """Split above tau, reset what was split, prune. Returns how many were split and pruned."""
+        """Split the Gaussians above tau, reset their accumulators, prune. Returns the numbers of split and pruned Gaussians."""
         if state["identity_gradient"] is None:
             return 0, 0
         rounds = max(1, round((self.igd_stop_iter - self.igd_start_iter) / self.refine_every))
@@ -316,7 +341,7 @@ class GradisegStrategy(DefaultStrategy):
             self.igd_outlier,
             by_extent=self.igd_by_extent,
         )
-        # What is nearly transparent shows no boundary; it is haze, and two of it are worse than one.
+        # A nearly transparent Gaussian shows no boundary. It is haze, and two of them are worse than one.
         mask &= torch.sigmoid(params["opacities"].flatten()) > self.igd_min_opacity
         n_split = int(mask.sum())
         if n_split:
@@ -332,11 +357,10 @@ class GradisegStrategy(DefaultStrategy):
     def _prune_gs(
         self, params: Any, optimizers: dict[str, torch.optim.Optimizer], state: dict[str, Any], step: int
     ) -> int:
-        """Remove what is transparent, too large in the scene, or too large on a screen.
+        """Remove Gaussians that are transparent, too large in the scene, or too large on the screen. Returns their number.
 
-        The DefaultStrategy begins with the large ones only after the first opacity reset, which a short run may
-        not have. Large on a screen are above all the floaters close to one camera, which hide everything from the
-        views between the cameras.
+        The DefaultStrategy removes large Gaussians only after the first opacity reset, and a short run may have no reset. Most
+        Gaussians that are large on the screen are floaters close to one camera. They hide the scene from views between the cameras.
         """
         prune = torch.sigmoid(params["opacities"].flatten()) < self.prune_opa
         if step > self.prune_large_start_iter:

@@ -23,16 +23,16 @@ def initial_identity(
 ) -> Tensor:
     """Random unit encodings [count, dim] to start from.
 
-    The directions are uniform, so that no object is closer to an untrained Gaussian than another.
+    The directions are uniform, so an untrained Gaussian is not closer to one object than to another.
     """
     encoding = torch.randn(count, dim, generator=generator)
     return F.normalize(encoding, dim=-1)
 
 
 class IdentityClassifier(nn.Linear):
-    """The 1x1 convolution over identity maps, written as the linear layer that it is.
+    """The 1x1 convolution over identity maps, written as a linear layer.
 
-    One class an object id that occurs, so any number of ids and no unused classes (the paper has a fixed 256).
+    It has one class per object id that occurs. So any number of ids is possible, and no class is unused (the paper has 256).
     """
 
     def __init__(self, num_classes: int, dim: int = IDENTITY_DIM) -> None:
@@ -55,15 +55,15 @@ def identity_loss(
 ) -> Tensor:
     """L_2d: the cross-entropy of the classified identity map against the ids of a view.
 
-    It is divided by log(K), so that 1 is the loss of a uniform guess whatever the number of ids K
-    (Gaussian Grouping's convention, which the weights alpha and beta of the paper stand on).
+    It is divided by log(K), so the loss of a uniform guess is 1 for any number of ids K. This is Gaussian Grouping's convention,
+    and the paper's weights alpha and beta rely on it.
 
     Args:
         identity: [H, W, D] rendered identity map.
-        classes: [H, W] class indices, -1 where the view has no label.
+        classes: int [H, W] class indices, -1 where the view has no label.
         classifier: maps D channels to K logits.
-        max_pixels: if positive, a uniform random sample of that many labelled pixels estimates the mean.
-        generator: random numbers of the sample, on the device of the labels.
+        max_pixels: if positive, a uniform random sample of this number of pixels estimates the mean.
+        generator: of the sample's random numbers, on the device of the labels.
 
     Returns:
         a scalar; zero (with a graph) if no pixel has a label.
@@ -87,8 +87,8 @@ def classify(
     Args:
         identity: [..., D].
         classifier: maps D channels to K logits.
-        chunk: how many logits may exist at once; 256 logits of a 1080p picture would be 2.1 GB.
-        among: bool [K], classes that are possible; None: all.
+        chunk: largest number of logits that exist at once. All 256 logits of a 1080p picture would take 2.1 GB.
+        among: bool [K], the classes to choose from; None: all.
 
     Returns:
         int64 [...] in 0..K-1.

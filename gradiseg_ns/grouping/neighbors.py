@@ -1,16 +1,17 @@
 """The 3-D loss: neighbouring Gaussians should have one identity (GradiSeg, section 3.5, equations 3 and 4).
 
-Global KNN takes the K nearest Gaussians. LA-KNN (local adaptive) looks in one direction only, against the
-gradient of the Gaussian's position, u_i = -grad_{p_i} L / |grad_{p_i} L|, and takes the K Gaussians with the
+Global KNN takes the K nearest Gaussians. LA-KNN (local adaptive) looks in one direction only, opposite to the gradient of
+the Gaussian's position, u_i = -grad_{p_i} L / |grad_{p_i} L|, and takes the K Gaussians with the
 smallest positive projection d = (p' - p_i) . u_i (equation 4).
 
-Taken literally over all Gaussians, equation 4 picks points of a thin slab at any lateral distance. The rule
-``local`` therefore takes candidates from a Euclidean neighbourhood first; ``literal`` is kept for the record.
+Over all Gaussians, equation 4 selects points of a thin slab at any lateral distance. So the rule ``local`` takes candidates
+from a Euclidean neighbourhood first. The rule ``literal`` is the equation as printed, for comparison.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +21,14 @@ from gradiseg_ns.grouping.search import index_of
 
 
 def outstanding(gradients: Tensor, outlier: float) -> Tensor:
-    """Position gradients [M, 3] with those set to zero that are not above ``outlier`` medians of their norms.
+    """Position gradients [M, 3]; those whose norm is not above ``outlier`` times the median of the nonzero norms become zero.
 
-    Away from boundaries the gradient is noise, and so is its direction.
+    Away from boundaries the gradient is noise, and so is its direction. An ``outlier`` of 0 keeps all gradients.
     """
     if outlier <= 0 or len(gradients) == 0:
         return gradients
     norms = gradients.norm(dim=-1)
-    # The median of those above 0, by sorting: picking them out would make the host wait for the device.
+    # The median of the norms above 0, by sorting: a boolean index would make the host wait for the device.
     active = norms > 0
     middle = (active.sum() - 1).clamp(min=0) // 2
     median = torch.where(active, norms, torch.inf).sort().values.gather(0, middle[None])
@@ -47,8 +48,8 @@ def directional_neighbors(
         count: K.
 
     Returns:
-        neighbours int64 [M, K] and bool [M, K], which of them exist. A target without direction keeps its
-        nearest candidates: no gradient means that nothing is known about a side to prefer.
+        neighbours int64 [M, K], and bool [M, K] that marks those that exist. A target without direction keeps its nearest
+        candidates: without a gradient there is no side to prefer.
     """
     count = min(count, candidates.shape[1])
     direction = F.normalize(directions, dim=-1)
@@ -86,7 +87,7 @@ def neighbor_loss(target_logits: Tensor, neighbor_logits: Tensor, valid: Tensor 
     Args:
         target_logits: [M, C].
         neighbor_logits: [M, K, C].
-        valid: bool [M, K], which neighbours exist; all if None.
+        valid: bool [M, K], the neighbours that exist; None: all.
 
     Returns:
         a scalar, the mean over the neighbours that exist; zero if there are none.
@@ -99,16 +100,53 @@ def neighbor_loss(target_logits: Tensor, neighbor_logits: Tensor, valid: Tensor 
     return (divergence * valid).sum() / valid.sum().clamp(min=1)
 
 
-class NeighborSampler:
-    """Draws M Gaussians a step and knows their Euclidean neighbours, at a bounded cost a step.
-
-    The index and the neighbours of a pool of M * period targets (of all N, if those are fewer) are made once for
-    ``period`` steps, and again when the number of Gaussians changes.
+def neighbor_loss_of_step(
+    sampler: NeighborSampler,
+    means: Tensor,
+    identity: Tensor,
+    classifier: Callable[[Tensor], Tensor],
+    count: int,
+    gradients: Tensor | None,
+    outlier: float,
+    rule: Literal["local", "literal"] = "local",
+) -> Tensor:
+    """L_3d of a step: by LA-KNN if position gradients are given, else by global KNN.
 
     Args:
-        samples: M, targets a step.
-        candidates: neighbours to know of each target.
-        period: steps for which one snapshot of the centres serves.
+        sampler: draws the M targets and finds their candidates.
+        means: [N, 3] centres.
+        identity: [N, D] encodings, in the graph.
+        classifier: encodings [..., D] to scores [..., C].
+        count: K.
+        gradients: [N, 3] position gradient of each Gaussian, averaged over the last views; None for global KNN.
+        outlier: see :func:`outstanding`.
+        rule: ``local`` is LA-KNN among near Gaussians, ``literal`` equation 4 over all of them.
+    """
+    means = means.detach()
+    targets, candidates = sampler.draw(means)
+    neighbors, valid = candidates[:, :count], None
+    if gradients is not None:
+        directions = -outstanding(gradients[targets], outlier)
+        if rule == "literal":
+            neighbors, valid = literal_directional_neighbors(means, targets, directions, count)
+        else:
+            neighbors, valid = directional_neighbors(means, targets, directions, candidates, count)
+    chosen = torch.cat([targets, neighbors.reshape(-1)])
+    logits = classifier(identity.index_select(0, chosen))
+    target_logits, neighbor_logits = logits.split([len(targets), neighbors.numel()])
+    return neighbor_loss(target_logits, neighbor_logits.reshape(*neighbors.shape, -1), valid)
+
+
+class NeighborSampler:
+    """Draws M Gaussians in each step and finds their Euclidean neighbours, at a bounded cost per step.
+
+    The index, and the neighbours of a pool of M * period targets (of all N Gaussians, if those are fewer), are made once for
+    ``period`` steps. They are made again when the number of Gaussians changes.
+
+    Args:
+        samples: M, number of targets in a step.
+        candidates: number of neighbours of each target.
+        period: number of steps that use one snapshot of the centres.
     """
 
     def __init__(self, samples: int, candidates: int, period: int = 100) -> None:

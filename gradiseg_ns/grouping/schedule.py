@@ -1,51 +1,50 @@
-"""The schedule as one thing: fractions of a run on one side, step numbers on the other.
+"""The schedule of a run: options as fractions of the run, and the step numbers that follow from them.
 
 The paper's run has 30,000 steps: densification and global KNN to 12,000, identity-gradient-guided
 densification (IGD) from there to 15,000, LA-KNN from 12,000 (main text; 15,000 in the supplement) to the end.
-Here that is 0.4, 0.5 and 0.4 of the run, so that a run of any length keeps its shape.
+Here these are 0.4, 0.5 and 0.4 of the run, so a run of any length has the same proportions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 
 @dataclass
 class ScheduleConfig:
-    """When what happens, as fractions of the run."""
+    """Times of the phases, as fractions of the run."""
 
     densify_from: float = 1 / 60
-    """densification by position gradients starts (500 of 30,000)"""
+    """Densification by position gradients starts here (step 500 of 30,000)."""
     densify_until: float = 0.4
-    """densification by position gradients ends, IGD starts (12,000 of 30,000)"""
+    """Densification by position gradients ends and IGD starts here (step 12,000 of 30,000)."""
     igd_until: float = 0.5
-    """IGD ends (15,000 of 30,000)"""
+    """IGD ends here (step 15,000 of 30,000)."""
     la_knn_from: float = 0.4
-    """LA-KNN replaces the global KNN (12,000 of 30,000; the supplement says 0.5)"""
+    """LA-KNN replaces the global KNN from here on (step 12,000 of 30,000; the paper's supplement says 0.5)."""
     identity_from: float = 0.0
-    """the identity losses start"""
+    """The identity losses start here."""
     votes_at: float | None = None
-    """identities and classifier are set from the votes of all training maps; 1 for never. Unless given: at once in a run
-    that starts from a trained splat, when densification ends if ids are associated on the way, else never"""
+    """Identities and classifier are set from the votes of all training maps here; 1 means never. Default: at the start if the run starts from a trained splat, at the end of densification if ids are associated during training, else never."""
     opacity_reset_interval: float = 0.1
-    """opacities are reset that often while densifying (3,000 of 30,000); 0 for never"""
+    """Interval between two resets of the opacities during densification (3,000 of 30,000 steps); 0 means never."""
     prune_large_from: float = 0.1
-    """Gaussians that are too large are pruned from here on (3,000 of 30,000, after the first opacity reset)"""
+    """Gaussians that are too large are pruned from here on (step 3,000 of 30,000, after the first opacity reset)."""
     refine_boundary_from: float = 2 / 3
-    """the boundary refiner starts: the last third of the run"""
+    """The boundary refiner starts here: it works in the last third of the run."""
     refine_boundary_every: float = 1 / 6
-    """boundary Gaussians are found anew that often while it works"""
+    """Interval after which the refiner finds the boundary Gaussians anew."""
     prune_unseen_every: float = 0.1
-    """Gaussians that hardly a training view sees are pruned that often, the last time at the end; 0 for never"""
+    """Interval after which Gaussians that too few training views see (`prune-min-views`) are removed, the last time at the end of the run; 0 means never."""
     full_resolution_from: float = 0.2
-    """photos and maps are used at full resolution from here on (6,000 of 30,000), halved twice before that"""
+    """Photos and maps are used at full resolution from here on (step 6,000 of 30,000). Before that they are halved twice."""
     screen_size_until: float = 4 / 30
-    """Gaussians that are large on the screen are split or culled until here (4,000 of 30,000)"""
+    """Gaussians that are large on the screen are split or culled until here (step 4,000 of 30,000)."""
     full_color_from: float = 0.1
-    """the last degree of the spherical harmonics is switched on (3,000 of 30,000)"""
+    """The last degree of the spherical harmonics is switched on here (step 3,000 of 30,000)."""
     refine_every: float = 100
-    """steps between two densifications; below 1 a fraction of the run: then a longer run has no more rounds of them, and no more
-    Gaussians"""
+    """Steps between two densifications. A value below 1 is a fraction of the run: then a longer run has the same number of rounds."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Schedule:
     refine_every: int
 
     def describe(self) -> str:
-        """One line for a person: what happens when."""
+        """One line for a person: the phases and their steps."""
         votes = f"votes at {self.votes_at}, " if self.votes_at < self.length else ""
         return (
             f"{self.length} steps: densify {self.densify_from}-{self.densify_until}, {votes}"
@@ -81,8 +80,8 @@ class Schedule:
 
 
 def of_trained_splat(config: ScheduleConfig) -> ScheduleConfig:
-    """The schedule of a run that starts from a trained splat: no densification by position gradients, everything else
-    from the first step on, and IGD for as long as it lasts otherwise."""
+    """The schedule of a run that starts from a trained splat: no densification by position gradients. Everything else starts at
+    the first step, and IGD is as long as in a run from scratch."""
     return replace(
         config,
         densify_from=0.0,
@@ -152,3 +151,36 @@ def resolve_schedule(
         color_degree_interval=max(1, step(config.full_color_from) // max(1, sh_degree)),
         refine_every=refine_every,
     )
+
+
+def apply_schedule(config: Any) -> Schedule:
+    """Derive the run's step numbers and write them into splatfacto's own fields, except those the user set."""
+    phases = config.schedule if config.start_from is None else of_trained_splat(config.schedule)
+    if config.associate != "off" and phases.votes_at is None:
+        phases = replace(phases, votes_at=phases.densify_until)
+    schedule = resolve_schedule(
+        phases, config.run_length, num_downscales=config.num_downscales, sh_degree=config.sh_degree
+    )
+    if config.associate != "off":
+        if schedule.votes_at >= schedule.length:
+            raise ValueError(
+                "--pipeline.model.associate happens when votes are taken, but schedule.votes-at is 1, never: "
+                "expected less, such as 0.4"
+            )
+        schedule = replace(schedule, identity_from=max(schedule.identity_from, schedule.votes_at))
+    from nerfstudio.models.splatfacto import SplatfactoModelConfig
+
+    derived = {
+        "warmup_length": schedule.densify_from,
+        "refine_every": schedule.refine_every,
+        "resolution_schedule": schedule.resolution_interval,
+        "reset_alpha_every": max(1, schedule.opacity_reset_every // schedule.refine_every),
+        "sh_degree_interval": schedule.color_degree_interval,
+        "stop_screen_size_at": schedule.screen_size_until,
+        "stop_split_at": schedule.densify_until,
+    }
+    stock = {f.name: f.default for f in fields(SplatfactoModelConfig)}
+    for name, value in derived.items():
+        if getattr(config, name) == stock[name]:
+            setattr(config, name, value)
+    return schedule

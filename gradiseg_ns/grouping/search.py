@@ -1,7 +1,8 @@
 """Nearest points: a k-d tree on the host, sorted curves on a device.
 
-`index_of` takes what fits the device of the points. The tree is exact. On a device it would have to be copied to, waited for and
-copied back; there the points are sorted along space-filling curves instead, which takes milliseconds for a million of them.
+`index_of` chooses the index that fits the device of the points. The tree is exact. For points on a device it would need copies to the
+host and back, and the program would wait for them. There the points are sorted along space-filling curves instead, which takes
+milliseconds for a million points.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor
 
 FAR = 1e15
-"""Where points that are not finite are thought to be."""
+"""Coordinate that stands for values that are not finite."""
 
 
 class PointIndex(ABC):
-    """Finds the nearest of N points [N, 3]. Those that are not finite are found last."""
+    """Finds the nearest of N points [N, 3]. Points that are not finite are found last."""
 
     def __init__(self, points: Tensor) -> None:
         self._count = len(points)
@@ -33,8 +34,8 @@ class PointIndex(ABC):
 
         Args:
             places: [P, 3].
-            count: how many of each; fewer where there are not so many points.
-            own: int64 [P], which point a place is: it is left out.
+            count: K, number of points for each place; fewer if there are fewer points.
+            own: int64 [P], the row of the point that each place is. This point is left out.
 
         Returns:
             int64 [P, K] rows of the points, nearest first, on the device of the places.
@@ -46,7 +47,7 @@ class PointIndex(ABC):
 
 
 class TreeIndex(PointIndex):
-    """A k-d tree on the host, whatever the device of the tensors."""
+    """A k-d tree on the host, for tensors on any device."""
 
     def __init__(self, points: Tensor) -> None:
         from scipy.spatial import KDTree
@@ -72,11 +73,11 @@ class TreeIndex(PointIndex):
 
 
 class CurveIndex(PointIndex):
-    """Points sorted along Morton curves, each through the points turned another way; on the points' device.
+    """Points sorted along Morton curves, on the points' device. Each curve goes through the points in another rotation.
 
-    What is near in space is near on one of the curves mostly. A place looks at `WINDOW` points before and behind it on every
-    curve and takes the nearest: of 16 neighbours some 98 % are found (tested), and the others are hardly farther. Up to
-    `EXACT` points are all looked at.
+    Points that are near in space are usually near on one of the curves. For a place, the `WINDOW` points before and behind it on every
+    curve are compared, and the nearest are taken. This finds about 98 % of 16 neighbours (a test checks it); the points found instead are
+    only slightly farther away. With up to `EXACT` points, all points are compared.
     """
 
     CURVES = 6
@@ -92,7 +93,7 @@ class CurveIndex(PointIndex):
         turns = torch.linalg.qr(torch.randn(self.CURVES, 3, 3, generator=torch.Generator().manual_seed(0)))[0]
         self._turns = turns.to(points.device)
         inside = self._points.abs().amax(dim=1, keepdim=True) < FAR
-        # A box that the outermost thousandth does not widen; what is outside keeps its order on each axis.
+        # The scale is the standard deviation of the points. tanh keeps the order of far points on each axis.
         sample = torch.where(inside, self._points, 0.0)
         self._middle = sample.mean(dim=0)
         spread = (sample - self._middle).square().mean(dim=0).sum().sqrt().clamp(min=1e-12)
@@ -104,7 +105,7 @@ class CurveIndex(PointIndex):
             self._order.append(order.to(torch.int32))
 
     def _code(self, places: Tensor, turn: Tensor) -> Tensor:
-        """Places on a curve, int64 [P] >= 0. tanh makes a box of all of space."""
+        """Positions of places on a curve, int64 [P] >= 0. tanh maps all of space into a box."""
         unit = torch.tanh((places - self._middle) * self._scale @ turn * 0.5)
         cells = ((unit + 1) * (1 << 20)).long().clamp(0, (1 << 21) - 1)
         for shift, mask in (

@@ -4,10 +4,9 @@ For pixels e_p in R^16 and classes y_p: z_pk = W_k . e_p + b_k, loss_p = log sum
 the residuals g_pk = softmax(z_p)_k - [k = y_p] the gradients are W^T g_p for the pixel and sum_p g_pk e_p,
 sum_p g_pk for class k.
 
-The residuals of sixteen pixels are the only intermediate [K, 16] (they overwrite the scores), a lane a
-pixel. Three small matrix products surround them, each four classes or pixels wide, so that its sums stay in
-registers. The number of classes is rounded up to a multiple of four with zero weights; the scores of those
-extra classes are left out of the softmax.
+The residuals of sixteen pixels are the only intermediate array [K, 16] (they overwrite the scores), one lane per pixel.
+There are three small matrix products. Each is four classes or pixels wide, so its sums stay in registers. The number of
+classes is rounded up to a multiple of four with zero weights; the softmax leaves out the scores of the extra classes.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def _scores(weight_t, bias, padded, pixels_t, tile):
 
 @_kernel
 def _softmax(classes, padded, tile, lanes):
-    """tile becomes its softmax over the rows; lanes the 16 largest scores and the 16 sums of exp(score - it)."""
+    """tile becomes its softmax over the rows; lanes become the 16 largest scores m and the 16 sums of exp(score - m)."""
     zero = vector(_ZERO)
     largest = vector(_LOWEST)
     for k in range(classes):
@@ -123,10 +122,10 @@ def cross_entropy(
         classes: K.
         weight, weight_t: [padded * 16] and its transpose [16 * padded], with K rounded up to a multiple of 4.
         bias: [padded].
-        scale: what the pixels' gradients are multiplied with.
-        with_gradient: false leaves the rest alone.
-        v_maps: [P * 16], rows begin ... end are written.
-        v_weight, v_bias: [padded * 16] and [padded], this range's own, added to without `scale`.
+        scale: factor on the pixels' gradients.
+        with_gradient: whether gradients are computed; false leaves the following arrays unchanged.
+        v_maps: [P * 16]; rows begin ... end are written.
+        v_weight, v_bias: [padded * 16] and [padded], of this range alone; gradients are added without `scale`.
 
     Returns:
         the sum of the losses of labelled pixels.

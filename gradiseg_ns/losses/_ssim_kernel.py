@@ -5,17 +5,17 @@ m2^2 and c = blur(x y) - m1 m2, the similarity of a pixel is
 
     S = l r,   l = (2 m1 m2 + C1) / (m1^2 + m2^2 + C1),   r = (2 c + C2) / (s + C2).
 
-Only the sum of the two variances occurs, so four blurs suffice, and the gradient needs three transposed ones:
+Only the sum of the two variances occurs, so four blurs are enough. The gradient needs three transposed blurs:
 
     dS/dy = blur^T(dS/dm2) + 2 y blur^T(dS/ds) + x blur^T(dS/dc),
 
-where dS/dm2 holds the dependence of s and c on m2 too. Images are [H, W, 3], so a horizontal tap is three
-floats away and a row is one long vector.
+where dS/dm2 includes the dependence of s and c on m2. Images are [H, W, 3], so neighbouring horizontal taps are three
+floats apart, and a row is one long vector.
 
-Variances hardly change when a constant h is subtracted from both images, and where an image is flat float32
-keeps a digit more of them: h is half the data range. Hardly, because the float32 taps do not sum to 1 but
-to some w: with u and v the blurs of what is left, m1 = u + h w^2, and s and c lack 2 and 1 times (1 - w^2)
-h (u + v + h w^2). S of dissimilar images shows it.
+A constant h, half the data range, is subtracted from both images. Variances hardly change by this, and in flat parts of an
+image float32 keeps one more digit of them. They do change a little, because the float32 taps do not sum to 1 but to some w. With
+u and v the blurs of the shifted images, m1 = u + h w^2, and s and c lack 2 and 1 times (1 - w^2) h (u + v + h w^2). The kernel
+corrects this, because S of dissimilar images would show it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _similar_row(taps, mean_shift, lost, c1, c2, valid, moments, stride, slopes,
         by_squares = zero - similarity * over2
         by_mean = select(inside, two * structure * over1 * (m1 - m2 * luminance), zero)
         by_mean = by_mean - (u - missing) * by_product - two * (v - missing) * by_squares
-        # beyond `valid` u and v are whatever the buffer held, but finite
+        # beyond `valid` u and v are old values of the buffer, but finite
         store(slopes, _MARGIN + at, select(inside, by_mean, zero))
         store(slopes, _MARGIN + at + stride, by_squares)
         store(slopes, _MARGIN + at + 2 * stride, by_product)
@@ -148,13 +148,14 @@ def similarity(begin, end, x, y, height, width, taps, constants, sums, gradient)
     """Sums of S over rows begin ... end of the valid window, and rows begin ... end of the gradient.
 
     Args:
-        begin, end: rows of the image, which has `height` of them. x, y: images [H * W * 3], flat. width:
-        floats in a row, 3 W. taps: [11], the blur; symmetric, so that it is its own transpose. constants:
-        [6], h (what is subtracted from both images), h w^2, h (1 - w^2), C1, C2, and what the gradient of
-        the sum
-            is multiplied with.
+        begin, end: rows of the image.
+        x, y: images [H * W * 3], flat.
+        height: H, number of rows of the image.
+        width: floats in a row, 3 W.
+        taps: [11], the blur. It is symmetric, so it is its own transpose.
+        constants: [6], h (subtracted from both images), h w^2, h (1 - w^2), C1, C2, and the factor on the gradient of the sum.
         sums: [H - 10] float64, the sum of S over each row of the valid window.
-        gradient: [H * W * 3] or [0]: not wanted.
+        gradient: [H * W * 3], or [0] if no gradient is needed.
     """
     shift, mean_shift, lost = constants[0], constants[1], constants[2]
     c1, c2, scale = constants[3], constants[4], constants[5]
@@ -169,7 +170,7 @@ def similarity(begin, end, x, y, height, width, taps, constants, sums, gradient)
         TAPS * 3 * stride if with_gradient else 0, np.float32
     )  # the eleven newest rows, by row % 11
     lanes = np.empty(LANES, np.float32)
-    # a row of the gradient needs the ten rows of S above it, which another range computes too
+    # a row of the gradient needs the ten rows of S above it, which another range also computes
     for row in range(max(0, begin - _REACH) if with_gradient else begin, end):
         if row < rows:
             _blurred_row(row, x, y, taps, shift, width, moments, stride)

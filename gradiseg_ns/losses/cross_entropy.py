@@ -1,7 +1,8 @@
-"""The cross-entropy of classified identity maps with torch's numbers: a fused kernel for CPUs, and piece by piece elsewhere.
+"""The cross-entropy of classified identity maps, equal to torch's: a fused kernel for CPUs, and piece by piece on other devices.
 
-The scores of all pixels, P K numbers, would be the largest tensor of a training step: 2.1 GB for 1080p and 256 classes, and two
-more of them for the backward pass. Here they exist for some pixels at a time, and the gradients are made with the loss.
+The scores of all pixels, P K numbers, would be the largest tensor of a training step: 2.1 GB for 1080p and 256 classes, and twice
+that again for the backward pass. Here they exist for only a part of the pixels at a time, and the gradients are computed together
+with the loss.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from torch.autograd.function import once_differentiable
 IGNORE = -1
 """Class of a pixel without label."""
 _DIM = 16
-_PIECE = 8192  # pixels; pieces do not depend on the number of threads, so neither does a sum
-_MOST_PIECES = 32  # each has its own gradient of the weights
-_SCORES = 1 << 24  # scores that exist at once outside of the kernel: 64 MB, twice while they are made
+_PIECE = 8192  # pixels; pieces do not depend on the number of threads, so the sums do not either
+_MOST_PIECES = 32  # each piece has its own gradient of the weights
+_SCORES = 1 << 24  # scores that exist at once outside the kernel: 64 MB, briefly twice that
 
 
 def _fused(
     maps: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, count: int, with_gradient: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """The mean loss, and its gradients towards maps, weight and bias (or nothing)."""
+    """The mean loss, and its gradients with respect to maps, weight and bias (or an empty list)."""
     from ..rendering.cpu.threads import parallel
     from ._cross_entropy_kernel import cross_entropy
 
@@ -58,7 +59,7 @@ def _fused(
 def _piecewise(
     maps: Tensor, weight: Tensor, bias: Tensor, classes: Tensor, with_gradient: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """The same as :func:`_fused` on any device, from torch's operators; the host waits for nothing."""
+    """The same as :func:`_fused`, on any device, with torch's operators. The host never waits for the device."""
     rows = max(1, _SCORES // max(1, len(bias)))
     labelled = classes != IGNORE
     each = labelled.to(maps.dtype) / labelled.sum().clamp(min=1)  # a pixel's share of the mean
@@ -67,7 +68,7 @@ def _piecewise(
     v_weight, v_bias = torch.zeros_like(weight), torch.zeros_like(bias)
     for start in range(0, len(maps), rows):
         part = slice(start, start + rows)
-        own = torch.where(labelled[part, None], maps[part], 0.0)  # whatever an unlabelled pixel holds
+        own = torch.where(labelled[part, None], maps[part], 0.0)  # a NaN there must not spread
         logs = torch.addmm(bias, own, weight.T)
         logs -= logs.logsumexp(dim=-1, keepdim=True)
         target = classes[part].clamp(min=0)[:, None]
@@ -98,7 +99,7 @@ class _CrossEntropy(torch.autograd.Function):
             loss, gradients = _piecewise(maps, weight, bias, classes, with_gradient)
         else:
             loss, gradients = _fused(maps, weight, bias, classes, count, with_gradient)
-        ctx.save_for_backward(*gradients)  # not as attributes: these would live until the next step
+        ctx.save_for_backward(*gradients)  # not as attributes, which would live until the next step
         return loss
 
     @staticmethod
@@ -108,15 +109,15 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _zero(tensors: tuple[Tensor, ...]) -> Tensor:
-    """0 with gradients of zero, whatever the tensors hold."""
+    """0 with zero gradients, for any content of the tensors."""
     return torch.stack([tensor[:0].sum() for tensor in tensors]).sum()
 
 
 def identity_cross_entropy(maps: Tensor, weight: Tensor, bias: Tensor, classes: Tensor) -> Tensor:
     """`F.cross_entropy(F.linear(...), ignore_index=-1)`: mean over labelled pixels of -log softmax(W e + b)_class.
 
-    Memory does not grow with P K. float32 tensors on a CPU take a fused kernel, whose result does not depend on the number
-    of threads. There is a first derivative only.
+    Memory does not grow with P K. A fused kernel computes float32 tensors on a CPU; its result does not depend on the number of
+    threads. Only first derivatives exist.
 
     Args:
         maps: [P, 16] identities of pixels.
@@ -128,7 +129,7 @@ def identity_cross_entropy(maps: Tensor, weight: Tensor, bias: Tensor, classes: 
         a scalar; 0, with a graph and zero gradients, if no pixel has a label.
 
     Raises:
-        ValueError: shapes do not fit together, or (told on a CPU only) a class is neither -1 nor one of the K.
+        ValueError: shapes do not fit together, or a class is neither -1 nor one of the K (checked on a CPU only).
     """
     if maps.dim() != 2 or weight.shape != (len(bias), maps.shape[1]) or classes.shape != maps.shape[:1]:
         raise ValueError(

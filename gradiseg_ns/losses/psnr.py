@@ -1,4 +1,4 @@
-"""The peak signal-to-noise ratio, computed where the pictures are."""
+"""The peak signal-to-noise ratio, computed on the device of the pictures."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 def psnr(predicted: Tensor, truth: Tensor) -> Tensor:
-    """-10 log10 of the mean squared error, of values in 0..1 and any shape: a scalar, in dB; 100 at most."""
+    """-10 log10 of the mean squared error of values in 0..1, any shape: a scalar in dB, at most 100."""
     return -10 * (predicted - truth).square().mean().clamp(min=1e-10).log10()
 
 
 class PSNR(nn.Module):
-    """Takes the place of torchmetrics' PeakSignalNoiseRatio(data_range=1.0), which copies a number to the device at every
-    call and waits for it, in every training step."""
+    """Replaces torchmetrics' PeakSignalNoiseRatio(data_range=1.0), which copies a number to the device at every call and waits for
+    it, in every training step."""
 
     def forward(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """See :func:`psnr`; without a graph."""
+        """:func:`psnr` without a graph."""
         with torch.no_grad():
             return psnr(predicted, truth)

@@ -18,7 +18,7 @@ _SMALLEST_PIECE = 48  # rows; a piece repeats ten rows of its neighbour
 
 
 class _Similarity(torch.autograd.Function):
-    """Mean SSIM of two [H, W, 3] images; the gradient is computed with the value, if it is wanted at all."""
+    """Mean SSIM of two [H, W, 3] images. The gradient, if needed, is computed together with the value."""
 
     @staticmethod
     def forward(ctx, truth: Tensor, predicted: Tensor, data_range: float, with_gradient: bool) -> Tensor:
@@ -57,7 +57,7 @@ class _Similarity(torch.autograd.Function):
 
 
 def _height_width_channels(image: Tensor) -> Tensor:
-    """[H, W, 3] or [3, H, W] to a view [H, W, 3]; a shape that is both is taken as [H, W, 3]."""
+    """A view [H, W, 3] of an image [H, W, 3] or [3, H, W]. A shape that could be both is read as [H, W, 3]."""
     if image.dim() == 3 and image.shape[-1] == 3:
         return image
     if image.dim() == 3 and image.shape[0] == 3:
@@ -70,10 +70,10 @@ def _height_width_channels(image: Tensor) -> Tensor:
 def structural_similarity(truth: Tensor, predicted: Tensor, data_range: float = 1.0) -> Tensor:
     """Mean structural similarity: `pytorch_msssim.SSIM(data_range, size_average=True, channel=3)` of one image.
 
-    Eleven taps of a Gaussian of 1.5 px in both directions without padding, K = (0.01, 0.03), the mean over
-    the pixels that have a whole window and over the channels. float32 images on a CPU take a fused kernel,
-    which is fastest when they lie in memory as [H, W, 3] (views are welcome); all others, and images of
-    less than 11 px a side, go to pytorch_msssim.
+    The window has eleven taps of a Gaussian of 1.5 px in both directions, without padding; K = (0.01, 0.03). The mean is
+    taken over the channels and over the pixels whose window lies in the image. A fused kernel computes float32 images on a
+    CPU; it is fastest if they lie in memory as [H, W, 3] (also as views). pytorch_msssim computes all others, and images
+    with a side of less than 11 px.
 
     Args:
         truth: [H, W, 3] or [3, H, W].
@@ -104,23 +104,23 @@ def structural_similarity(truth: Tensor, predicted: Tensor, data_range: float = 
 
 @lru_cache(maxsize=8)
 def _window(channels: int, device: str) -> Tensor:
-    """The Gaussian window [C, 1, 1, 11]: pytorch_msssim would copy it to the device at every call, and wait."""
+    """The Gaussian window [C, 1, 1, 11]. Without this cache pytorch_msssim would copy it to the device at every call, and wait."""
     offsets = torch.arange(WINDOW, dtype=torch.float32) - WINDOW // 2
     window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     return (window / window.sum()).to(device).expand(channels, 1, 1, -1)
 
 
 def _msssim(truth: Tensor, predicted: Tensor, data_range: float) -> Tensor:
-    """pytorch_msssim's own, of [N, C, H, W]."""
+    """pytorch_msssim's own SSIM of images [N, C, H, W]."""
     from pytorch_msssim import ssim
 
     return ssim(truth, predicted, data_range=data_range, win=_window(truth.shape[1], str(truth.device)))
 
 
 class FastSSIM(nn.Module):
-    """Takes the place of `pytorch_msssim.SSIM(data_range, size_average=True, channel=3)`, in splatfacto for one.
+    """Replaces `pytorch_msssim.SSIM(data_range, size_average=True, channel=3)`, for example in splatfacto.
 
-    Without parameters or buffers, as the original, so checkpoints do not change.
+    Like the original it has no parameters or buffers, so checkpoints do not change.
     """
 
     def __init__(self, data_range: float = 1.0) -> None:
@@ -128,7 +128,7 @@ class FastSSIM(nn.Module):
         self.data_range = data_range
 
     def forward(self, truth: Tensor, predicted: Tensor) -> Tensor:
-        """Mean SSIM of [N, 3, H, W] images; it is symmetric, but only the second has a fast gradient."""
+        """Mean SSIM of [N, 3, H, W] images. It is symmetric, but only the second image has a fast gradient."""
         if truth.dim() == 4 and truth.shape == predicted.shape and truth.shape[:2] == (1, 3):
             return structural_similarity(
                 truth[0].permute(1, 2, 0), predicted[0].permute(1, 2, 0), data_range=self.data_range

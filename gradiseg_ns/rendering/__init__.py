@@ -1,12 +1,12 @@
-"""The two verbs: features travel from Gaussians to pixels (`render`) and back with the same weights (`backproject`).
+"""The two verbs: features go from Gaussians to pixels (`render`) and back with the same weights (`backproject`).
 
 In: the geometry of N Gaussians (`Gaussians`), one `Camera`, features [N, C] or maps [H, W, C]. Out: maps [H, W, C] and
-alpha [H, W, 1], or sums [N, C]. `project` and `rasterize` are `render` in two steps: one projection, several groups of
-features; `transpose` is `backproject` of a projection. Rendering never changes its inputs, and this room knows no other.
+alpha [H, W, 1], or sums [N, C]. `project` and `rasterize` are `render` in two steps: one projection serves several groups of
+features. `transpose` is `backproject` of a projection. Rendering never changes its inputs. This room imports no other room.
 
-Two backends keep one contract (gsplat 1.4's rules): gsplat for CUDA tensors, our kernels for CPU tensors; a third, plain
-torch, is the slow oracle that the tests compare with. GRADISEG_BACKEND=auto|gsplat|cpu|torch overrides the choice,
-GRADISEG_NUM_THREADS or `set_num_threads` the CPU kernels' number of threads. numba and gsplat are imported at first use.
+Two backends follow the same rules (those of gsplat 1.4): gsplat for CUDA tensors, our kernels for CPU tensors. A third, plain
+torch, is the slow oracle that the tests compare with. GRADISEG_BACKEND=auto|gsplat|cpu|torch overrides the choice.
+GRADISEG_NUM_THREADS or `set_num_threads` sets the number of threads of the CPU kernels. numba and gsplat are imported at first use.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ __all__ = [
     "backproject",
     "crop",
     "default_backend",
+    "depth",
+    "expected",
     "project",
     "rasterize",
     "render",
@@ -41,7 +43,7 @@ _MODULES = {"gsplat": "gsplat_backend", "cpu": "cpu_backend", "torch": "oracle"}
 
 
 def default_backend(tensor: Tensor) -> str:
-    """The backend for a tensor when none is asked for: "gsplat" on CUDA, "cpu" elsewhere, or what GRADISEG_BACKEND says.
+    """The default backend for a tensor: that of GRADISEG_BACKEND if it is set, else "gsplat" on CUDA and "cpu" elsewhere.
 
     Raises:
         ValueError: GRADISEG_BACKEND is none of auto, gsplat, cpu, torch.
@@ -57,7 +59,7 @@ def default_backend(tensor: Tensor) -> str:
 
 
 def _backend(name: str, tensor: Tensor) -> ModuleType:
-    """The module of a backend, after a check that it can take the tensor."""
+    """The module of a backend, after a check that it accepts the tensor."""
     if name == "auto":
         name = default_backend(tensor)
     if name not in _MODULES:
@@ -99,7 +101,7 @@ def project(
     gaussians: Gaussians,
     camera: Camera,
     *,
-    antialiased: bool = False,
+    antialiased: bool | None = None,
     near: float = 0.01,
     far: float = 1e10,
     radius_clip: float = 0.0,
@@ -110,21 +112,21 @@ def project(
     Args:
         gaussians: N Gaussians; N may be 0.
         camera: pinhole camera.
-        antialiased: multiply opacities by sqrt(det(cov) / det(cov + 0.3 I)) (Mip-Splatting), as gsplat's
-            rasterize_mode="antialiased".
-        near, far: world units; Gaussians whose centre's depth is outside are culled.
+        antialiased: replaces `Gaussians.antialiased`. None: use that.
+        near, far: world units; Gaussians are culled if the depth of their centre is outside this range.
         radius_clip: pixels; Gaussians with a radius (3 sigma) up to this are culled.
         backend: "auto" (by device, see `default_backend`), "gsplat", "cpu" or "torch".
 
     Returns:
-        The projection, in the graph of the Gaussians. A Gaussian that has a value that is not finite, or a quaternion of
-        zeros, is culled and gets no gradient from the CPU backends.
+        The projection, in the graph of the Gaussians. A Gaussian with a value that is not finite, or with a quaternion of zeros,
+        is culled and gets no gradient from the CPU backends.
 
     Raises:
-        ValueError: a shape does not fit, or the backend cannot take tensors of this device.
+        ValueError: a shape does not fit, or the backend does not accept tensors of this device.
     """
-    n = gaussians.means.shape[0]
-    for name, tensor, last in zip(Gaussians._fields, gaussians, ((3,), (4,), (3,), ()), strict=True):
+    n = len(gaussians)
+    shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": ()}
+    for (name, last), tensor in zip(shapes.items(), gaussians.tensors, strict=True):
         _check_shape(name, tensor, (n, *last))
     _check_shape("viewmat", camera.viewmat, (4, 4))
     _check_shape("K", camera.K, (3, 3))
@@ -136,7 +138,7 @@ def project(
     return module.project(
         gaussians,
         camera._replace(width=int(camera.width), height=int(camera.height)),
-        antialiased=bool(antialiased),
+        antialiased=gaussians.antialiased if antialiased is None else bool(antialiased),
         near=float(near),
         far=float(far),
         radius_clip=float(radius_clip),
@@ -144,9 +146,10 @@ def project(
 
 
 def crop(projection: Projection, x: int, y: int, width: int = 1, height: int = 1) -> Projection:
-    """A part of a picture, blended as in the whole.
+    """A part of a picture, blended exactly as in the whole picture.
 
-    A camera that looks at the part alone would not do: how a Gaussian's ellipse is approximated depends on the picture's edges.
+    A camera for the part alone would give another result: the approximation of a Gaussian's ellipse depends on the picture's
+    edges.
 
     Args:
         projection: of the whole picture.
@@ -173,17 +176,17 @@ def rasterize(
     Args:
         projection: of N Gaussians.
         features: groups [N, C_k], C_k >= 1.
-        geometry_grad: per group, how much of its map's gradient reaches means2d, conics and opacities: True or 1 all of it,
-            False or 0 nothing, 0.1 a tenth. Its features get the whole in any case. None: all of it. The gradient of
-            alpha always reaches the geometry.
-        absgrad: leave `projection.means2d.absgrad` in backward. It is assigned, not accumulated: of two rasterisations of
-            one projection, ask for it in one.
+        geometry_grad: for each group, the share of its map's gradient that reaches means2d, conics and opacities: True or 1 is
+            all of it, False or 0 none, 0.1 a tenth. The features always get the whole gradient. None: 1 for all groups. The
+            gradient of alpha always reaches the geometry.
+        absgrad: set `projection.means2d.absgrad` in the backward pass. It is assigned, not accumulated: request it in only
+            one rasterisation of a projection.
 
     Returns:
         The maps [H, W, C_k] without a background, and alpha [H, W, 1] = 1 - (transmittance after the last Gaussian).
 
     Raises:
-        ValueError: a group has another N than the projection or no channels, or geometry_grad another length.
+        ValueError: a group has another N than the projection or no channels, or geometry_grad has another length.
     """
     n = projection.radii.shape[1]
     if geometry_grad is None:
@@ -210,10 +213,10 @@ def render(
     features: Tensor,
     *,
     background: Tensor | None = None,
-    antialiased: bool = False,
+    antialiased: bool | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """The first verb: features [N, C] of Gaussians to maps [H, W, C], and alpha [H, W, 1].
+    """The first verb: blends features [N, C] of Gaussians into maps [H, W, C], and gives alpha [H, W, 1].
 
     Pixel p gets sum_i w_i(p) f_i + (1 - alpha(p)) background, w_i = alpha_i prod_{j before i} (1 - alpha_j).
 
@@ -231,22 +234,33 @@ def render(
     return maps, alpha
 
 
+def expected(maps: Tensor, alpha: Tensor) -> Tensor:
+    """The weighted mean of the features in each pixel: maps [H, W, C] divided by alpha [H, W, 1]; 0 in empty pixels."""
+    return maps / alpha.clamp(min=1e-10)
+
+
+def depth(projection: Projection) -> tuple[Tensor, Tensor]:
+    """Expected depth [H, W] in world units (0 in empty pixels), and alpha [H, W]."""
+    (maps,), alpha = rasterize(projection, [projection.depths[0][:, None]])
+    return expected(maps, alpha)[..., 0], alpha[..., 0]
+
+
 @torch.no_grad()
 def backproject(
     gaussians: Gaussians,
     camera: Camera,
     maps: Tensor,
     *,
-    antialiased: bool = False,
+    antialiased: bool | None = None,
     backend: str = "auto",
     projection: Projection | None = None,
 ) -> Tensor:
     """The second verb, the transpose of `render`: maps [H, W, C] to sums [N, C], sums_i = sum_p w_i(p) maps(p).
 
-    Equals the gradient of (render(f) * maps).sum() with respect to f. Records no graph. Any number of channels.
+    It equals the gradient of (render(f) * maps).sum() with respect to f. It records no graph and takes any number of channels.
 
     Args:
-        projection: of these Gaussians and this camera, if there is one already (then `antialiased` and `backend` are its).
+        projection: of these Gaussians and this camera, if it already exists; then `antialiased` and `backend` are ignored.
 
     Raises:
         ValueError: as `project`; or the maps have another size than the camera.
@@ -258,7 +272,7 @@ def backproject(
 
 @torch.no_grad()
 def transpose(projection: Projection, maps: Tensor) -> Tensor:
-    """The transpose of `rasterize`, for one group: `backproject` of Gaussians that are projected already.
+    """The transpose of `rasterize` for one group: `backproject` of Gaussians that are already projected.
 
     Raises:
         ValueError: the maps have another size than the camera.
@@ -273,8 +287,8 @@ def spherical_harmonics(
     """Colours from spherical harmonics, as gsplat's: without the 0.5 that 3DGS adds, not clamped.
 
     Args:
-        degree: 0 to 4; bases above it are not used (their gradient is zero).
-        directions: [N, 3] from the camera to the Gaussian; need not be normalised, they are here.
+        degree: 0 to 4; coefficients above it are not used (their gradient is zero).
+        directions: [N, 3] from the camera to the Gaussian; need not be normalised.
         coeffs: [N, K, 3] with K >= (degree + 1)^2.
         mask: [N] bool; where false the colour is 0 and nothing is computed.
 

@@ -1,7 +1,7 @@
 """The CPU backend: autograd around the kernels of `cpu/`.
 
-float32 on the CPU throughout: other dtypes are cast (gradients come back in the dtype of the input), the maps are float32.
-Gradients reach means, quats, scales, opacities, features and the camera's viewmat; not K.
+It computes in float32. Other dtypes are cast; their gradients come back in the dtype of the input, and the maps are float32.
+Gradients reach means, quats, scales, opacities, features and the camera's viewmat, but not K.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .types import Camera, Gaussians, Projection
 keep_freed_memory()
 
 TRANSPOSE_CHANNELS = 64
-"""Channels of one pass of the transpose: bounds its memory, one row of so many float32 per intersection."""
+"""Channels of one pass of the transpose. This bounds its memory: one row of this number of float32 per intersection."""
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -42,7 +42,7 @@ def _padded(channels: int) -> int:
 
 
 def _tiles(function) -> None:
-    """Runs function(first_tile, tile_step): interleaved, so that busy regions of the image are shared out."""
+    """Runs function(first_tile, tile_step) on all threads. Tiles are interleaved, so that threads share busy regions of the image."""
     tasks = 8 * get_num_threads() if get_num_threads() > 1 else 1
     parallel(tasks, lambda i: function(i, tasks))
 
@@ -101,7 +101,7 @@ def project(
     gaussians: Gaussians, camera: Camera, *, antialiased: bool, near: float, far: float, radius_clip: float
 ) -> Projection:
     means2d, conics, depths, radii, opacities = _Project.apply(
-        *(_plain(t) for t in gaussians),
+        *(_plain(t) for t in gaussians.tensors),
         _plain(camera.viewmat),
         _plain(camera.K),
         camera.width,
@@ -115,7 +115,7 @@ def project(
 
 
 def _bins(projection: Projection) -> Bins:
-    """The tile lists, made at the first blend and kept for the others."""
+    """The tile lists. The first blend makes them, later blends reuse them."""
     if projection._state is None:
         tensors = (
             projection.means2d,
@@ -135,7 +135,7 @@ def _bins(projection: Projection) -> Bins:
 
 @dataclass
 class _Channels:
-    """How the groups of features lie in the rows of a joint pass: those that move the geometry lead, the rest follow."""
+    """The order of the groups of features in the rows of a joint pass: groups that move the geometry lead, the rest follow."""
 
     lead: list[int]
     """Which groups lead."""
@@ -195,8 +195,8 @@ def _packed(bins: Bins, arrays: list[np.ndarray], layout: _Channels) -> np.ndarr
 
 
 def _scaled(packed: np.ndarray, layout: _Channels, scales: list[float]) -> np.ndarray:
-    """The rows with which the backward finds the geometry's gradient: it is linear in the features, so scaling them there
-    scales how much of a group's gradient arrives, and nothing else."""
+    """The rows from which the backward pass computes the geometry's gradient. This gradient is linear in the features, so scaling the
+    features here scales only the share of a group's gradient that arrives."""
     if all(scale == 1.0 for scale in scales):
         return packed
     factors = np.ones(layout.total, np.float32)
@@ -205,7 +205,7 @@ def _scaled(packed: np.ndarray, layout: _Channels, scales: list[float]) -> np.nd
 
 
 def _transpose(bins: Bins, camera: Camera, maps: np.ndarray, sums: np.ndarray) -> None:
-    """sums [N, c] = transposed blend of maps [H, W, c]; rows of culled Gaussians are left as they are."""
+    """sums [N, c] = transposed blend of maps [H, W, c]; rows of culled Gaussians are not written."""
     for first in range(0, maps.shape[2], TRANSPOSE_CHANNELS):
         size = _padded(min(maps.shape[2] - first, TRANSPOSE_CHANNELS))
         rows, mask = np.empty((len(bins.ranks), size), np.float32), np.empty(len(bins.ranks), np.uint16)
@@ -303,7 +303,7 @@ class _Rasterize(torch.autograd.Function):
             if absgrad:
                 means2d.absgrad = v_abs
         else:
-            # nobody wants the geometry's gradient: the transpose is all there is to do
+            # no geometry gradient is needed: the transpose is enough
             if has_lead:
                 _transpose(bins, camera, v_lead, _array(v_lead_features))
             if has_rest:

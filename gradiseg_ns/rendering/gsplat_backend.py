@@ -1,7 +1,7 @@
 """The CUDA backend: gsplat's own projection and blending, without `gsplat.rasterization` around them.
 
-One projection and one tile list serve all blends. gsplat compiles for certain counts of channels and pads others with
-zeros; groups are blended in passes of sizes that need no padding worth speaking of. Gradients reach the camera's viewmat too.
+One projection and one tile list serve all blends. gsplat compiles kernels for certain numbers of channels and pads other
+numbers with zeros. So groups are blended in passes whose sizes need little padding. Gradients also reach the camera's viewmat.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .types import Camera, Gaussians, Projection
 TILE = 16
 BLUR = 0.3
 NATIVE = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33)
-"""Channel counts blended without padding. gsplat has larger ones, but their shared memory does not fit every card."""
+"""Numbers of channels that are blended without padding. gsplat has larger ones, but their shared memory does not fit every card."""
 TRANSPOSE_CHANNELS = 32
 PASS_COST = 8
-"""One more pass is thought to cost as much as so many channels (its share of the sorted tiles is there already). Not measured on
-a card yet: GRADISEG_CHANNELS=joined|apart has it one way or the other, and `scripts/gpu_check.py` times both."""
+"""Estimated cost of one more pass, as a number of channels (the tiles are already sorted). Not measured on a card yet.
+GRADISEG_CHANNELS=joined|apart overrides the choice, and `scripts/gpu_check.py` times both."""
 _KERNELS = gsplat_versions.installed()
 
 
@@ -36,14 +36,14 @@ class _Tiles(NamedTuple):
 
 
 def _padded(channels: int) -> int:
-    """What gsplat blends in the place of so many channels."""
+    """The number of channels that gsplat blends for this number of channels."""
     return next((size for size in NATIVE if size >= channels), channels)
 
 
 def passes(channels: int) -> list[int]:
-    """Sizes of the passes that blend this many channels: few passes, little padding.
+    """Sizes of the passes that blend this number of channels: few passes, little padding.
 
-    One pass if the count is native or padding would add at most a quarter; else the largest native part, and the rest.
+    One pass if the number is native or padding adds at most a quarter. Else the largest native part, and then the rest.
     """
     if channels <= 0:
         return []
@@ -57,7 +57,7 @@ def passes(channels: int) -> list[int]:
 def project(
     gaussians: Gaussians, camera: Camera, *, antialiased: bool, near: float, far: float, radius_clip: float
 ) -> Projection:
-    means, quats, scales, opacities = (t.to(torch.float32) for t in gaussians)
+    means, quats, scales, opacities = (t.to(torch.float32) for t in gaussians.tensors)
     viewmat, K = (t.to(device=means.device, dtype=torch.float32) for t in (camera.viewmat, camera.K))
     radii, means2d, depths, conics, compensations = _KERNELS.project(
         means,
@@ -74,11 +74,11 @@ def project(
         calc_compensations=antialiased,
     )
     with torch.no_grad():
-        # gsplat's comparisons let NaN through: such a Gaussian is culled here, before it reaches a pixel
+        # gsplat's comparisons accept NaN: such a Gaussian is culled here, before it reaches a pixel
         values = torch.cat([means2d, conics, depths[..., None], opacities[None, :, None]], -1)
         radii = torch.where(torch.isfinite(values).all(-1), radii, torch.zeros_like(radii))
         seen = radii > 0
-    # gsplat leaves the rows of culled Gaussians as the memory was: nobody shall read them
+    # gsplat does not write the rows of culled Gaussians: set them to 0, so that nobody reads old memory
     means2d, conics = (torch.where(seen[..., None], t, 0.0) for t in (means2d, conics))
     depths = torch.where(seen, depths, 0.0)
     opacities = opacities[None]
@@ -98,7 +98,7 @@ def _tiles(projection: Projection) -> _Tiles:
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """The identity whose gradient is multiplied by a number."""
+    """The identity function; its gradient is multiplied by a number."""
 
     @staticmethod
     def forward(ctx, tensor: Tensor, factor: float) -> Tensor:
@@ -134,7 +134,7 @@ def _blend(projection: Projection, features: Tensor, *, share: float, absgrad: b
 
 
 def _together(sizes: Sequence[int]) -> bool:
-    """Whether groups of features are blended in one pass: does its padding cost less than more passes would?"""
+    """Whether groups of features are blended in one pass: yes if its padding costs less than more passes."""
     wanted = os.environ.get("GRADISEG_CHANNELS", "") or "auto"
     if wanted not in ("auto", "joined", "apart"):
         raise ValueError(
@@ -182,7 +182,7 @@ def rasterize(
 
 
 def _nothing(projection: Projection, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Empty maps of no Gaussians, still in the graph so that a backward through them does not fail."""
+    """Empty maps for 0 Gaussians, in the graph, so that a backward pass through them does not fail."""
     height, width = projection.camera.height, projection.camera.width
     empty = features[0].new_zeros(height, width, 1)
     return [empty + f.sum(0) for f in features], empty + projection.opacities.sum()
@@ -194,7 +194,7 @@ def backproject(projection: Projection, maps: Tensor) -> Tensor:
     if n == 0:
         return maps.new_zeros(0, channels)
     sums = []
-    # gsplat has no transpose of its own: the gradient with respect to features is one
+    # gsplat has no transpose; the gradient with respect to features is the transpose
     for part in maps.split(TRANSPOSE_CHANNELS, -1):
         with torch.enable_grad():
             features = maps.new_zeros(n, part.shape[2], requires_grad=True)

@@ -1,8 +1,9 @@
-"""gsplat 1.4 and 1.5 behind functions of one shape and by one set of rules, 1.4's: nobody else asks which one is installed.
+"""gsplat 1.4 and 1.5 behind the same functions and by the same rules, those of 1.4. Only this file asks which one is installed.
 
-What differs for us is how large a Gaussian is in the picture. 1.4 has a radius, of 3 standard deviations along the longest axis; 1.5 a box,
-of 3.33 along x and along y. Who is seen, and which tiles a Gaussian goes to, follow from it. Here 1.5's boxes become radii, and
-tiles are found from the radius. Blending, its gradients (`absgrad` among them) and spherical harmonics are the same in both.
+The two differ in the size of a Gaussian in the picture. 1.4 uses a radius of 3 standard deviations along the longest axis, 1.5 a box of
+3.33 standard deviations along x and along y. This size decides whether a Gaussian is seen and which tiles it belongs to. Here 1.5's
+boxes become radii, and tiles are found from the radius. Blending, its gradients (also `absgrad`) and spherical harmonics are the same
+in both.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import torch
 from torch import Tensor
 
 WORKING = "1.4, or 1.5 from 1.5.3 on"
-"""In words, for messages; pyproject.toml says the same. 1.5.0 to 1.5.2 lack sources on PyPI and cannot compile."""
+"""The supported versions, for messages; pyproject.toml has the same. 1.5.0 to 1.5.2 lack sources on PyPI and cannot compile."""
 EXTENT = 3.33
-"""Half a side of 1.5's boxes in standard deviations: beyond it alpha is less than 1/255, whatever the opacity."""
+"""Half a side of 1.5's boxes in standard deviations: beyond it alpha is less than 1/255 for any opacity."""
 
 
 class Projected(NamedTuple):
-    """What the projection of N Gaussians by one camera leaves. Rows with radius 0 hold what the memory held."""
+    """The outputs of the projection of N Gaussians by one camera. Rows with radius 0 are not written; they hold old memory."""
 
     radii: Tensor
     """[1, N] int32 pixels; 0: culled."""
@@ -33,11 +34,11 @@ class Projected(NamedTuple):
     conics: Tensor
     """[1, N, 3] 1/pixel^2, in the graph."""
     compensations: Tensor | None
-    """[1, N] in the graph; None unless asked for."""
+    """[1, N] in the graph; None if they were not requested."""
 
 
 class Kernels(NamedTuple):
-    """What one version of gsplat does its own way."""
+    """The functions that differ between versions of gsplat."""
 
     project: Callable[..., Projected]
     """means [N, 3], quats [N, 4], scales [N, 3], viewmat [4, 4], K [3, 3], width, height; keywords eps2d, near_plane, far_plane,
@@ -51,7 +52,7 @@ def kernels_of(version: str) -> Kernels:
     """The functions for a version of gsplat.
 
     Raises:
-        ImportError: it is not known to work.
+        ImportError: this version is not known to work.
     """
     numbers = tuple(int(n) for n in re.findall(r"\d+", version.split("+")[0])[:3])
     if numbers[:2] == (1, 4):
@@ -68,7 +69,7 @@ def installed() -> Kernels:
     """The functions for the gsplat that is installed.
 
     Raises:
-        ImportError: it is not known to work.
+        ImportError: this version is not known to work.
     """
     return kernels_of(gsplat.__version__)
 
@@ -103,7 +104,7 @@ def _project_with_boxes(
     calc_compensations: bool,
     **kwargs: Any,
 ) -> Projected:
-    if len(means) == 0:  # its launcher divides by their number: the process would end
+    if len(means) == 0:  # its launcher divides by their number, which would end the process
         nothing = means[None, :, 0]
         radii = nothing.to(torch.int32)
         return Projected(
@@ -121,7 +122,8 @@ def _project_with_boxes(
 def radii_of_boxes(
     boxes: Tensor, means2d: Tensor, conics: Tensor, width: int, height: int, radius_clip: float
 ) -> Tensor:
-    """gsplat 1.4's radii of what 1.5 projects, 0 for what 1.4 culls. What 1.5 culls stays culled: alpha is below 1/255 in every pixel.
+    """gsplat 1.4's radii of the Gaussians that 1.5 projects, 0 for those that 1.4 culls. Gaussians that 1.5 culls stay culled, because
+    their alpha is below 1/255 in every pixel.
 
     Args:
         boxes: [1, N, 2] pixels, 0: culled.
@@ -131,11 +133,11 @@ def radii_of_boxes(
         radius_clip: pixels; radii up to this are culled.
 
     Returns:
-        int32 [1, N] pixels. Exact but for a rounding up that falls the other way; for needles to a pixel or two.
+        int32 [1, N] pixels. Rounding up may differ by one pixel, for needles by two.
     """
     xx, xy, yy = conics.unbind(-1)
-    # The covariance is [[yy, -xy], [-xy, xx]] / det. In float32 a needle leaves little of det; its box, rounded up from
-    # the variance before that was inverted, says how large it is all the same.
+    # The covariance is [[yy, -xy], [-xy, xx]] / det. In float32 little precision is left of a needle's det. Its box still
+    # gives its size, because it was rounded up from the variance before the inversion.
     larger, longest = torch.maximum(xx, yy), boxes.amax(-1)
     variance = larger / (xx * yy - xy * xy)
     variance = torch.where(variance > 0, variance, torch.inf)
@@ -170,13 +172,13 @@ def boxes_of_radii(radii: Tensor, conics: Tensor) -> Tensor:
 
     Args:
         radii: [1, N] pixels.
-        conics: [1, N, 3] 1/pixel^2; of a Gaussian with radius 0 anything finite.
+        conics: [1, N, 3] 1/pixel^2; any finite values for a Gaussian with radius 0.
 
     Returns:
         int32 [1, N, 2] half sides along x and y, pixels.
     """
     xx, xy, yy = conics.unbind(-1)
-    # a little less than the determinant, whose rounding must not make a box too small
+    # slightly less than the determinant, so that its rounding does not make a box too small
     det = (xx * yy * (1 - 1e-6) - xy * xy).clamp(min=torch.finfo(conics.dtype).tiny)
     reach = torch.ceil(EXTENT * torch.sqrt(torch.stack([yy, xx], -1) / det[..., None]))
     return torch.minimum(radii[..., None].to(conics.dtype), reach).to(torch.int32)

@@ -1,7 +1,7 @@
 """The two verbs in plain torch: any device, any float dtype, no kernels, every step differentiated by autograd.
 
-For checking the other backends (in float64) and as a last resort; tens of times slower than the CPU kernels. It follows
-gsplat 1.4's rules by construction: per 16x16 tile, the Gaussians whose 3-sigma square touches it, dense over its pixels.
+It checks the other backends (in float64) and is a last resort: it is tens of times slower than the CPU kernels. It follows
+gsplat 1.4's rules by construction: each 16x16 tile blends the Gaussians whose 3-sigma square touches it, dense over its pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLUR = 0.3
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
-    """[N, 3, 3] from quaternions [N, 4] (w, x, y, z), normalised here."""
+    """Rotation matrices [N, 3, 3] of quaternions [N, 4] (w, x, y, z), which need not be normalised."""
     w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
     rows = [
         *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -52,7 +52,7 @@ def _ellipses(gaussians: Gaussians, camera: Camera) -> tuple[Tensor, ...]:
 def project(
     gaussians: Gaussians, camera: Camera, *, antialiased: bool, near: float, far: float, radius_clip: float
 ) -> Projection:
-    # Who is seen is found without the graph first: what is culled must not bring its NaN into a gradient.
+    # The visible Gaussians are found without the graph first, so that a culled Gaussian's NaN does not enter a gradient.
     with torch.no_grad():
         means2d, depths, a, b, c, det = _ellipses(gaussians, camera)
         px, py = means2d.unbind(-1)
@@ -69,11 +69,11 @@ def project(
         seen &= (gaussians.opacities >= 0) & torch.isfinite(gaussians.opacities)
         index = torch.nonzero(seen)[:, 0]
         radii = torch.where(seen, radius.clamp(max=1e9), torch.zeros_like(radius)).int()
-    visible = Gaussians(*(t.index_select(0, index) for t in gaussians))
+    visible = gaussians.map(lambda t: t.index_select(0, index))
     means2d, depths, a, b, c, det = _ellipses(visible, camera)
     opacities = visible.opacities
     if antialiased:
-        # where the clamp bites, the root has no slope; 1e-12 is the square of gsplat's guard
+        # where the clamp acts, the root has no slope; 1e-12 is the square of gsplat's guard
         opacities = opacities * torch.sqrt(((a * c - b * b) / det).clamp(min=1e-12))
     conics = torch.stack([c + BLUR, -b, a + BLUR], -1) / det[:, None]
 
@@ -92,10 +92,10 @@ def project(
 
 
 def tile_lists(projection: Projection) -> list[tuple[int, int, int, int, Tensor]]:
-    """Per tile x0, x1, y0, y1 (pixels) and the indices of its Gaussians, front to back."""
+    """For each tile x0, x1, y0, y1 (pixels) and the indices of its Gaussians, front to back."""
     means, radii = projection.means2d.detach()[0], projection.radii[0]
     visible = torch.nonzero(radii > 0)[:, 0]
-    # in float32, as gsplat sorts, so that ties fall alike; a stable sort
+    # sorted in float32, as in gsplat, so that ties have the same order; a stable sort
     depths = projection.depths.detach()[0].index_select(0, visible).float()
     visible = visible.index_select(0, torch.sort(depths, stable=True)[1])
     center = means.index_select(0, visible) / TILE
@@ -190,7 +190,7 @@ def backproject(projection: Projection, maps: Tensor) -> Tensor:
 def sh_bases(degree: int, directions: Tensor) -> Tensor:
     """[N, (degree + 1)^2] real spherical harmonics of directions [N, 3], by Sloan's recurrence in x and y (JCGT 2013).
 
-    Written on purpose in another form than the CPU kernel's polynomials.
+    The form differs from the CPU kernel's polynomials on purpose, so that a test of one by the other means something.
     """
     x, y, z = F.normalize(directions, dim=-1, eps=1e-15).unbind(-1)
     cosines, sines = [torch.ones_like(x)], [torch.zeros_like(x)]

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gradiseg_ns.scene.edits import Arrangement, EditList, Region, arrange
+from gradiseg_ns.grouping.codes import spread_codes
+from gradiseg_ns.scene.edits import Arrangement, EditList, Folds, Region, rows_before
 from gradiseg_ns.scene.objects import ObjectTable
-from gradiseg_ns.votes.identities import spread_codes
 
 GLOW = (1.0, 0.85, 0.1)
 """What selected pixels are tinted with; their outline is of this colour, in a black one."""
@@ -170,7 +170,7 @@ class Editing:
     """What went wrong while drawing, for the panel to tell."""
     _lock: Any = field(default_factory=threading.RLock)
     _thread: threading.local = field(default_factory=threading.local)
-    _cached: tuple[Hashable, Arrangement] | None = None
+    _folds: Folds = field(default_factory=Folds)
     _drawn: tuple[Arrangement, int, Shown] | None = None
     _params: tuple[Shown, Hashable, dict[str, Tensor]] | None = None
 
@@ -194,7 +194,7 @@ class Editing:
         return (
             self.always
             or getattr(self._thread, "drawing", False)
-            or type(thread).__name__ == "RenderStateMachine"  # nerfstudio's, one for each browser
+            or getattr(thread, "shows_edits", False)  # `viewer.nerfstudio` says so to its renderers
         )
 
     @contextmanager
@@ -210,22 +210,20 @@ class Editing:
     def arrangement(
         self, key: Hashable, labels: Callable[[], Tensor], means: Tensor, objects: ObjectTable
     ) -> Arrangement:
-        """The edits folded, hidden objects included.
+        """The edits folded, hidden objects included; the same object until something changes.
 
         Args:
             key: differs if labels or means differ.
             labels: gives [N] object ids before all edits.
             means: [N, 3].
             objects: the scene's.
+
+        Raises:
+            EditError: the edits make too many Gaussians.
         """
         with self._lock:
-            version, steps, files = self.edits.version, tuple(self.edits.steps), dict(self.edits.files)
-        full = (key, version)
-        cached = self._cached
-        if cached is None or cached[0] != full:
-            cached = (full, arrange(labels(), means, objects, steps, files))
-            self._cached = cached
-        return cached[1]
+            steps, files = tuple(self.edits.steps), dict(self.edits.files)
+        return self._folds.arrange(key, lambda: rows_before(labels(), objects), steps, means, files)
 
     def shown(
         self, key: Hashable, labels: Callable[[], Tensor], means: Tensor, objects: ObjectTable

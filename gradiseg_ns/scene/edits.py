@@ -8,9 +8,13 @@ objects by a `Region`, so that a list made in the middle of a training still hol
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
+import hashlib
 import json
 import math
+import reprlib
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,11 +31,22 @@ from gradiseg_ns import rendering
 from gradiseg_ns.scene.objects import ObjectTable, object_colors
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.errors import GradisegError
+from gradiseg_ns.tools.json_files import read_json
 
 FILE_NAME = "edits.json"
 """The list of a run, beside its config.yml."""
 MAX_ID = (1 << 31) - 1
+MAX_GROWTH = 4
+"""Edits may make that many times as many Gaussians as a scene has ..."""
+MAX_MORE = 1_000_000
+"""... and so many more, for scenes that are small ..."""
+MAX_GAUSSIANS = 100_000_000
+"""... but never more than that."""
 _MAX_FILE = 256 << 20
+_MAX_PACKED = 64
+"""How many times as large as their text the points of a region may be: those of scenes are once or twice."""
+_KEPT = 4
+"""Folded lists that are kept: the last, and those before its last steps, which may be undone, or replaced while a gizmo is dragged."""
 _MAX_NAME = 200
 _LUMINANCE = (0.299, 0.587, 0.114)
 _TINT_FLOOR = 0.25
@@ -108,6 +123,12 @@ class Region:
         if not isinstance(data, dict) or not {"points", "inside", "count"} <= set(data):
             raise EditError(f"found {_shown(data)}, expected a region with points, inside and count.")
         count = _integer(data["count"], "count", 1, 100_000_000)
+        size = len(data["points"]) if isinstance(data["points"], str) else 0
+        if 12 * count > _MAX_PACKED * max(size, 16):
+            raise EditError(
+                f"found a region of {count:,} points in a text of {size:,} characters: expected {12 * count // _MAX_PACKED:,} "
+                "at least, positions do not get smaller than that."
+            )
         points = np.frombuffer(_unpack(data["points"], 12 * count), "<f4").reshape(count, 3)
         bits = np.frombuffer(_unpack(data["inside"], (count + 7) // 8), np.uint8)
         inside = np.unpackbits(bits, count=count).astype(bool)
@@ -291,8 +312,13 @@ class Step:
 _T = TypeVar("_T")
 
 
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 40
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """A value of others in a message: of lists in lists and of long ones the beginning."""
+    text = _short.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -307,7 +333,7 @@ def _numbers(value: Any, name: str, count: int, limit: float = 1e6) -> tuple[flo
         not isinstance(value, (list, tuple))
         or len(value) != count
         or not all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)
-        or not all(math.isfinite(x) and abs(x) <= limit for x in value)
+        or not all(abs(x) <= limit for x in value)  # an integer may be too large for a float
     ):
         raise EditError(f"found {name} {_shown(value)}, expected {count} finite numbers.")
     return tuple(float(x) for x in value)
@@ -358,7 +384,8 @@ def _color(value: Any) -> tuple[float, ...] | None:
 
 
 def _file(value: Any) -> str:
-    if not isinstance(value, str) or not value or Path(value).name != value or value.startswith("."):
+    plain = isinstance(value, str) and value.isprintable() and not set(value) & set("/\\:")
+    if not plain or Path(value).name != value or value.startswith("."):
         raise EditError(f"found the file {_shown(value)}, expected the name of a PLY in the folder `edits`.")
     return value
 
@@ -392,7 +419,8 @@ def edit_from_json(data: Any) -> Edit:
     Raises:
         EditError: it is not one.
     """
-    kind = KINDS.get(data.get("edit", "")) if isinstance(data, dict) else None
+    name = data.get("edit") if isinstance(data, dict) else None
+    kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise EditError(f"found {_shown(data)}, expected an edit: one of {', '.join(KINDS)}.")
     names = {each.name for each in dataclasses.fields(kind)}
@@ -400,7 +428,7 @@ def edit_from_json(data: Any) -> Edit:
     given = set(data) - {"edit"}
     if given - names or required - given:
         raise EditError(f"found {kind.KIND} with {sorted(given)}, expected {sorted(names)}.")
-    return kind(**{name: _READERS[name](data[name]) for name in given})
+    return kind(**{field: _READERS[field](data[field]) for field in given})
 
 
 # -------------------------------------------------------------------------------------------------------- arrangement
@@ -572,13 +600,14 @@ def _fitting(value: Tensor | None, like: Tensor, count: int) -> Tensor:
 
 
 class _Fold:
-    """The rows while edits are folded into them."""
+    """The rows while edits are folded into them. It refers to none of the scene's tensors, so that it may be kept."""
 
-    def __init__(self, labels: Tensor, means: Tensor, objects: ObjectTable) -> None:
+    def __init__(self, labels: Tensor, objects: ObjectTable, limit: int | None = None) -> None:
         device = labels.device
-        self.means = means.detach()
+        self.count = len(labels)
+        self.limit = min(MAX_GROWTH * self.count + MAX_MORE, MAX_GAUSSIANS) if limit is None else limit
         self.source = torch.arange(len(labels), device=device)
-        self.object_ids = labels.long()
+        self.object_ids = labels.to(torch.int64, copy=True)
         self.base_ids = self.object_ids
         self.pose = torch.zeros_like(self.source)
         self.poses: list[NDArray[np.float64]] = [np.eye(3, 4)]
@@ -588,7 +617,53 @@ class _Fold:
         self.colors = {i: tuple(c) for i, c in zip(objects.ids, objects.colors.tolist(), strict=True)}
         self.hidden: set[int] = set()
         self.swapped: list[Splat] = []
+        self.files: dict[str, Splat | None] = {}
         self.untouched = True
+        self.result: Arrangement | None = None
+
+    def copy(self) -> _Fold:
+        """Another one to fold on. Columns are never changed in place, so that they are shared."""
+        new = copy.copy(self)
+        for name in ("poses", "tints", "names", "colors", "swapped", "files", "hidden"):
+            setattr(new, name, copy.copy(getattr(self, name)))
+        new.result = None
+        return new
+
+    def check(self, more: int, edit: Edit) -> None:
+        """Before rows are added.
+
+        Raises:
+            EditError: there would be too many.
+        """
+        rows = len(self.source) + more
+        total = max(
+            rows, self.count + sum(len(s) for s in self.swapped) + (more if isinstance(edit, Swap) else 0)
+        )
+        if total > self.limit:
+            raise EditError(
+                f"{edit.KIND}: this makes {total:,} Gaussians of the scene's {self.count:,}, expected {self.limit:,} at most. "
+                "Remove copies, or edits that make copies of copies."
+            )
+
+    def arranged(self) -> Arrangement:
+        """What the edits so far make; the same object each time."""
+        if self.result is None:
+            ids = sorted(self.names)
+            colors = torch.tensor([self.colors[i] for i in ids], dtype=torch.float32).reshape(-1, 3)
+            self.result = Arrangement(
+                source=self.source,
+                object_ids=self.object_ids,
+                pose=self.pose,
+                poses=self.poses,
+                tint=self.tint,
+                tints=self.tints,
+                objects=ObjectTable(tuple(ids), tuple(self.names[i] for i in ids), colors),
+                hidden=frozenset(self.hidden),
+                swapped=self.swapped,
+                base_ids=self.base_ids,
+                untouched=self.untouched,
+            )
+        return self.result
 
     def of(self, ids: Iterable[int]) -> Tensor:
         wanted = torch.tensor(sorted(set(ids)), dtype=torch.int64, device=self.object_ids.device)
@@ -621,8 +696,12 @@ class _Fold:
             self.pose = torch.where(rows & (self.pose == old), len(self.poses) - 1, self.pose)
 
 
-def _fold(fold: _Fold, edit: Edit, files: Mapping[str, Splat]) -> None:
-    """One edit more. Objects that are not there (any more) are passed over."""
+def _fold(fold: _Fold, edit: Edit, means: Tensor, files: Mapping[str, Splat]) -> None:
+    """One edit more. Objects that are not there (any more) are passed over.
+
+    Raises:
+        EditError: it makes too many Gaussians, or is of an unknown kind.
+    """
     if isinstance(edit, Hide):
         known = set(edit.ids) & set(fold.names)
         fold.hidden = fold.hidden | known if edit.hidden else fold.hidden - known
@@ -640,6 +719,7 @@ def _fold(fold: _Fold, edit: Edit, files: Mapping[str, Splat]) -> None:
         fold.move(fold.of(edit.ids), edit.by.matrix())
     elif isinstance(edit, Duplicate):
         rows = fold.of([edit.id]).nonzero()[:, 0]
+        fold.check(len(rows), edit)
         fold.add_object(edit.new_id, edit.name)
         fold.append(
             source=fold.source[rows],
@@ -659,16 +739,19 @@ def _fold(fold: _Fold, edit: Edit, files: Mapping[str, Splat]) -> None:
         fold.add_object(edit.into, fold.names.get(edit.into, f"object {edit.into}"))
         fold.forget(others)
     elif isinstance(edit, Assign):
-        means = torch.cat([fold.means, *(s.means.to(fold.means) for s in fold.swapped)])[fold.source]
+        means = means.detach()
+        if not fold.untouched:
+            means = torch.cat([means, *(s.means.to(means) for s in fold.swapped)])[fold.source]
         rows = edit.region.contains(means, fold.of(edit.ids))
         fold.object_ids = torch.where(rows, edit.to, fold.object_ids)
         fold.add_object(edit.to, edit.name)
     elif isinstance(edit, Swap):
-        splat = files.get(edit.file)
+        splat = fold.files[edit.file] = files.get(edit.file)
         if splat is None:
             return
         fold.keep(~fold.of([edit.id]))
-        start = len(fold.means) + sum(len(s) for s in fold.swapped)
+        fold.check(len(splat), edit)
+        start = fold.count + sum(len(s) for s in fold.swapped)
         fold.swapped.append(splat)
         fold.poses.append(edit.place.matrix())
         new = torch.arange(start, start + len(splat), device=fold.source.device)
@@ -683,14 +766,69 @@ def _fold(fold: _Fold, edit: Edit, files: Mapping[str, Splat]) -> None:
         raise EditError(f"unknown edit {type(edit).__name__}.")
 
 
+def rows_before(labels: Tensor, objects: ObjectTable, limit: int | None = None) -> _Fold:
+    """The rows before all edits, for `Folds.arrange`; arguments as of `arrange`."""
+    return _Fold(labels, objects, limit)
+
+
+class Folds:
+    """The last lists that were folded, each with what it came to: a list with some steps more is folded from there on.
+
+    A viewer or a command folds its list after every edit. Several threads may use one of these.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[Any, list[tuple[tuple[Step, ...], _Fold]]] = (None, [])
+
+    def arrange(
+        self,
+        key: Any,
+        start: Callable[[], _Fold],
+        steps: Iterable[Step],
+        means: Tensor,
+        files: Mapping[str, Splat],
+    ) -> Arrangement:
+        """As the function of that name.
+
+        Args:
+            key: differs if labels, means or objects differ.
+            start: gives the rows before all edits.
+        """
+        wanted = tuple(steps)
+        known, kept = self._kept
+        kept = [
+            (done, fold)
+            for done, fold in (kept if known == key else ())
+            if wanted[: len(done)] == done
+            and all(files.get(name) is splat for name, splat in fold.files.items())
+        ] or [((), start())]
+        done, fold = kept[-1]
+        for number in range(len(done), len(wanted)):
+            fold = fold.copy()
+            for edit in wanted[number].edits:
+                _fold(fold, edit, means, files)
+            kept = [*kept[1 - _KEPT :], (wanted[: number + 1], fold)]
+        self._kept = (key, kept)
+        return fold.arranged()
+
+    def forget(self, _: Any = None) -> None:
+        """Keep nothing."""
+        self._kept = (None, [])
+
+
+_recent = Folds()
+
+
 def arrange(
     labels: Tensor,
     means: Tensor,
     objects: ObjectTable,
     steps: Iterable[Step],
     files: Mapping[str, Splat] | None = None,
+    *,
+    limit: int | None = None,
 ) -> Arrangement:
-    """Fold a list of edits.
+    """Fold a list of edits. The last list of a scene is remembered: with some steps more it is folded from there on.
 
     Args:
         labels: [N] object ids of the scene's Gaussians.
@@ -698,26 +836,30 @@ def arrange(
         objects: the scene's objects.
         steps: the edits, in order. Objects that do not exist are passed over.
         files: splats of `Swap` by file name; those that are missing leave the object as it is.
+        limit: Gaussians that there may be in the end; by default `MAX_GROWTH` times as many as there are, and `MAX_MORE`.
+
+    Returns:
+        M rows. Not to be changed: who asks again may be given the same.
+
+    Raises:
+        EditError: the edits make more Gaussians than that; nothing of them is made.
     """
-    fold = _Fold(labels, means, objects)
-    for step in steps:
-        for edit in step.edits:
-            _fold(fold, edit, files or {})
-    ids = sorted(fold.names)
-    colors = torch.tensor([fold.colors[i] for i in ids], dtype=torch.float32).reshape(-1, 3)
-    return Arrangement(
-        source=fold.source,
-        object_ids=fold.object_ids,
-        pose=fold.pose,
-        poses=fold.poses,
-        tint=fold.tint,
-        tints=fold.tints,
-        objects=ObjectTable(tuple(ids), tuple(fold.names[i] for i in ids), colors),
-        hidden=frozenset(fold.hidden),
-        swapped=fold.swapped,
-        base_ids=fold.base_ids,
-        untouched=fold.untouched,
-    )
+    scene = (labels, means, objects)
+    versions = tuple(t._version if not t.is_inference() else 0 for t in (labels, means))
+    key = (*(_Same(each) for each in scene), versions, limit)
+    return _recent.arrange(key, lambda: rows_before(labels, objects, limit), steps, means, files or {})
+
+
+class _Same:
+    """An object by its identity, which this does not keep alive."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = weakref.ref(value, _recent.forget)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value() is not None and self.value() is other.value()
+
+    __hash__ = object.__hash__
 
 
 def edited_splat(
@@ -831,6 +973,8 @@ class EditList:
     """Counts every change."""
     files: dict[str, Splat] = field(default_factory=dict)
     """Swapped-in splats by file name."""
+    on_disk: tuple[Path, tuple[str, ...]] | None = None
+    """The file that this list was last read from or written to, and the digests of the steps that were in it then."""
 
     def push(self, label: str, *edits: Edit, before: Any = None) -> None:
         """One step more; what was undone is forgotten."""
@@ -871,21 +1015,62 @@ class EditList:
         used = set(objects.ids)
         for step in (*self.steps, *self.undone):
             for edit in step.edits:
-                for name in ("id", "new_id", "to", "into"):
-                    used.add(getattr(edit, name, 0))
+                used.update(_named_by(edit))
         return max(used, default=0) + 1
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, replace: bool = False) -> list[Step]:
         """Write the list, without what was undone; whole or not at all.
 
+        A list that was read from this file, or written to it, is compared with what the file holds now. Steps that another program has
+        added since are taken into this list, after its own; objects that they made get new ids where these are taken.
+
+        Args:
+            path: the file.
+            replace: do not look at what is there.
+
+        Returns:
+            the steps that were taken in.
+
         Raises:
-            OSError: it cannot be written; what was there is still there.
+            EditError: another program changed the file otherwise; nothing is written.
+            WriteError: it cannot be written; what was there is still there.
         """
         from gradiseg_ns.tools.atomic import write_text
 
-        steps = [{"label": s.label, "edits": [e.to_json() for e in s.edits]} for s in self.steps]
+        known = self.on_disk
+        added = (
+            [] if replace or known is None or known[0] != path.resolve() else self._take_in(path, known[1])
+        )
+        steps = [_step_json(step) for step in self.steps]
         data = {"format": "gradiseg-edits", "version": 1, "steps": steps}
         write_text(path, json.dumps(data, allow_nan=False) + "\n")
+        self.on_disk = (path.resolve(), tuple(map(_digest, steps)))
+        return added
+
+    def _take_in(self, path: Path, known: tuple[str, ...]) -> list[Step]:
+        """What a file holds beyond the steps with these digests, added to this list."""
+        if not path.is_file():
+            if not known:
+                return []
+            raise EditError(f"{path} was removed by another program since its {len(known)} edits were read.")
+        now = EditList.load(path)
+        assert now.on_disk is not None
+        if now.on_disk[1] == known:
+            return []
+        if now.on_disk[1][: len(known)] != known:
+            raise EditError(
+                f"{path} was changed by another program: {len(known)} edits were read from it, now it has {len(now.steps)}"
+                f"{_labels(now.steps)}, which are not those with some more."
+            )
+        ours = [s for s in (*self.steps, *self.undone) if _digest(_step_json(s)) not in known]
+        added = _with_other_ids(
+            now.steps[len(known) :], {i for s in ours for e in s.edits for i in _made_by(e)}
+        )
+        self.steps += added
+        self.files = {**now.files, **self.files}
+        self.undone.clear()
+        self.version += 1
+        return added
 
     @classmethod
     def load(cls, path: Path) -> EditList:
@@ -897,14 +1082,16 @@ class EditList:
         try:
             if path.stat().st_size > _MAX_FILE:
                 raise EditError(f"{path} has {path.stat().st_size} bytes, expected {_MAX_FILE} at most.")
-            data = json.loads(path.read_text("utf-8"))
+            data = read_json(path)
         except OSError as error:
             raise EditError(f"{path} cannot be read ({error.strerror or error}).") from error
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, EditError):
-                raise
+        except EditError:
+            raise
+        except ValueError as error:
             raise EditError(f"{path} is not JSON: {error}") from error
-        return cls.from_json(data, path, folder=path.parent)
+        result = cls.from_json(data, path, folder=path.parent)
+        result.on_disk = (path.resolve(), tuple(_digest(_step_json(step)) for step in result.steps))
+        return result
 
     @classmethod
     def from_json(cls, data: Any, origin: Path | str, *, folder: Path | None) -> EditList:
@@ -936,6 +1123,55 @@ class EditList:
                 if isinstance(edit, Swap) and edit.file not in result.files:
                     result.files[edit.file] = _swapped(edit.file, origin, folder)
         return result
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {"label": step.label, "edits": [edit.to_json() for edit in step.edits]}
+
+
+def _digest(step: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(step, sort_keys=True).encode()).hexdigest()
+
+
+def _labels(steps: Sequence[Step]) -> str:
+    """The last steps of a list in words, in brackets; nothing if there is none."""
+    if not steps:
+        return ""
+    return f" ({'..., ' if len(steps) > 3 else ''}{', '.join(step.label for step in steps[-3:])})"
+
+
+def _made_by(edit: Edit) -> tuple[int, ...]:
+    """Ids of the objects that an edit makes."""
+    if isinstance(edit, Duplicate):
+        return (edit.new_id,)
+    return (edit.to,) if isinstance(edit, Assign) else ()
+
+
+def _with_other_ids(steps: Sequence[Step], taken: set[int]) -> list[Step]:
+    """Steps in which the objects that they make have other ids than those taken."""
+    own = {id for step in steps for edit in step.edits for id in _made_by(edit)}
+    used = {id for step in steps for edit in step.edits for id in _named_by(edit)} | taken
+    new = {id: max(used) + number for number, id in enumerate(sorted(own & taken), 1)}
+
+    def changed(edit: Edit) -> Edit:
+        values = {}
+        for name in ("id", "new_id", "to", "into", "ids"):
+            value = getattr(edit, name, None)
+            if isinstance(value, tuple):
+                values[name] = tuple(new.get(i, i) for i in value)
+            elif value is not None:
+                values[name] = new.get(value, value)
+        return dataclasses.replace(edit, **values)
+
+    if not new:
+        return list(steps)
+    return [dataclasses.replace(step, edits=tuple(map(changed, step.edits))) for step in steps]
+
+
+def _named_by(edit: Edit) -> tuple[int, ...]:
+    """All ids in an edit."""
+    single = (getattr(edit, name, None) for name in ("id", "new_id", "to", "into"))
+    return (*getattr(edit, "ids", ()), *(id for id in single if id is not None))
 
 
 def _swapped(name: str, origin: Path | str, folder: Path | None) -> Splat:

@@ -29,6 +29,7 @@ from gradiseg_ns.scene.ply import header_comments, prepare_splat, sidecar_bytes,
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.atomic import write_files
 from gradiseg_ns.tools.errors import GradisegError
+from gradiseg_ns.tools.extras import install_command
 
 Format = Literal["ply", "compressed-ply", "spz"]
 """`ply` as in `write_ply`; PlayCanvas's and SuperSplat's compressed PLY; Niantic's SPZ, version 3."""
@@ -224,8 +225,8 @@ def _gsply() -> Any:
         import gsply
     except ImportError as error:
         raise ExportError(
-            "Compressed formats need the library gsply, which is not installed: pip install "
-            "'gradiseg-ns[compressed]', or export as ply."
+            f"Compressed formats need the library gsply, which is not installed: {install_command('compressed')}, or "
+            "export as ply."
         ) from error
     return gsply
 

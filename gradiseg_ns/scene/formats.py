@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.tools.extras import install_command
 
 CONVERT = "npx @playcanvas/splat-transform"
 """The command that converts most formats of splats."""
@@ -27,7 +28,7 @@ CONVERT = "npx @playcanvas/splat-transform"
 _HEAD = 4096
 _SPZ_MAGIC = b"NGSP"
 _SPZ_HARMONICS = (0, 3, 8, 15)
-_INSTALL = "or pip install 'gradiseg-ns[compressed]', with which it is read as it is"
+_INSTALL = f"or {install_command('compressed')}, with which it is read as it is"
 
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a pointer of git-lfs, not the file itself", "Get the file: git lfs pull."),

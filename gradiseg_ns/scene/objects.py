@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.tools.errors import GradisegError
 
 BACKGROUND_COLOR = 0x404040
 """Colour of id 0."""
@@ -36,6 +39,16 @@ _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 _N_TABLE = 1 << 16
 """Ids below this have their colours looked up: all that fit into a uint16 PNG."""
+
+_QUOTED = re.compile(r'(?<![^,])\s*"[^"]*"\s*(?![^,])')
+"""A name in double quotes, between commas or at an end."""
+_COMMA = "\0"
+"""Stands for a comma in quotes."""
+_MAX_STEM = 180
+"""Characters of a name that its copies keep: a name has 200 at most (`scene.edits.clean_name`)."""
+
+MIN_ACCUMULATION = 0.1
+"""Below this accumulation a pixel shows no object at all: it is drawn as background and has the id IGNORE."""
 
 
 def object_colors(ids: Sequence[int]) -> Tensor:
@@ -68,6 +81,23 @@ def colorize(id_map: Tensor) -> Tensor:
         values, inverse = torch.unique(ids, return_inverse=True)
         return object_colors(values.tolist()).to(ids.device)[inverse]
     return _table(str(ids.device))[ids.clamp(min=-1) + 1]
+
+
+class ObjectNameError(GradisegError):
+    """No object, or more than one, is called like this; the message tells what there is."""
+
+
+def copy_name(name: str, taken: Iterable[str]) -> str:
+    """What a copy of an object is called: "red ball copy", the next one "red ball copy 2".
+
+    Args:
+        name: the object's own, or that of a copy.
+        taken: the names that the scene's objects have.
+    """
+    stem = re.sub(r"(?<!,) copy( \d+)?$", "", name)[:_MAX_STEM]
+    known = {_plain(other) for other in taken}
+    names = (f"{stem} copy{f' {n}' if n > 1 else ''}" for n in count(1))
+    return next(candidate for candidate in names if _plain(candidate) not in known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,37 +143,58 @@ class ObjectTable:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def find(self, text: str) -> tuple[int, ...]:
-        """Objects that a person names, separated by commas: the one rule for it.
+    def find(self, *texts: str) -> tuple[int, ...]:
+        """Objects that a person names: the one rule for it.
 
-        A number is the id of an object, if there is one. Else it is a name: capitals and spaces do not matter, and a comma may
-        belong to it ("cup, copy"), the longest name counting. A name that several objects have is none.
+        A text names one object or several with commas between them. A number is the id of an object, if there is one; else it is a
+        name. Capitals and the number of blanks do not matter. A comma may belong to a name, and the longest name counts. What stands in
+        double quotes is a name, never an id, with all its commas. A name that several objects have names none of them.
+
+        Args:
+            texts: what was given, such as the words of a flag.
+
+        Returns:
+            The ids in the order in which they were named, each once.
 
         Raises:
-            ValueError: there is no such object, or there are several; the message tells all there are.
+            ObjectNameError: there is no such object, or there are several; the message tells all there are.
         """
-        parts = text.split(",")
+        found = [i for text in texts for i in self._find(text)]
+        if not found:
+            raise ObjectNameError("expected ids or names of objects.")
+        return tuple(dict.fromkeys(found))
+
+    def _find(self, text: str) -> list[int]:
+        parts = _QUOTED.sub(lambda m: m[0].replace(",", _COMMA), text).split(",")
         found: list[int] = []
         while parts:
-            for end in range(len(parts), 0, -1):
-                word = _plain(",".join(parts[:end]))
-                named = [i for i, name in zip(self.ids, self.names, strict=True) if _plain(name) == word]
-                if word.isdecimal() and int(word) in self.ids:
-                    named = [int(word)]
-                if named or end == 1 or not word:
+            word, named, taken = "", [], 1
+            for end in range(len(parts), 0, -1):  # the longest name first
+                word, taken = ",".join(parts[:end]).replace(_COMMA, ",").strip(), end
+                named = self._called(word)
+                if named:
                     break
-            parts = parts[end:]
+            parts = parts[taken:]
             if not word:
                 continue
             if len(named) != 1:
                 known = ", ".join(f"{i} ({name})" for i, name in zip(self.ids, self.names, strict=True))
                 several = f"{', '.join(map(str, named))} have that name, of which an id names one"
                 what = f"several objects of that name: {several}" if named else "no such object"
-                raise ValueError(f"{what} as {word!r}; the scene has {known}.")
+                raise ObjectNameError(f"{what} as {word!r}; the scene has {known}.")
             found += named
-        if not found:
-            raise ValueError("expected ids or names of objects.")
-        return tuple(dict.fromkeys(found))
+        return found
+
+    def _called(self, word: str) -> list[int]:
+        """Ids of the objects that one word or quoted name fits."""
+        if word.isdecimal() and len(word) < 20 and int(word) in self.ids:
+            return [int(word)]
+        named = [i for i, name in zip(self.ids, self.names, strict=True) if _plain(name) == _plain(word)]
+        if not named and len(word) > 1 and word[0] == word[-1] == '"':
+            named = [
+                i for i, name in zip(self.ids, self.names, strict=True) if _plain(name) == _plain(word[1:-1])
+            ]
+        return named
 
     def classes_of(self, ids: Tensor) -> Tensor:
         """Class indices of object ids: any shape, int64; `IGNORE` for ids that the table does not have."""

@@ -32,6 +32,7 @@ from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.atomic import write_files
 from gradiseg_ns.tools.errors import GradisegError
+from gradiseg_ns.tools.extras import install_command
 
 _TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -400,7 +401,7 @@ def _find_columns(header: _Header, path: Path) -> _Columns:
     if "packed_position" in types:
         raise PlyError(
             f"{path} is a compressed PLY of PlayCanvas/SuperSplat (property packed_position). Expected a standard "
-            "PLY: pip install 'gradiseg-ns[compressed]', with which it is read as it is, or open it in SuperSplat and "
+            f"PLY: {install_command('compressed')}, with which it is read as it is, or open it in SuperSplat and "
             f"export it as PLY, not compressed, or convert it: {formats.CONVERT} '{path}' out.ply"
         )
     lists = [prop.name for prop in vertex.properties if prop.length_type]

@@ -47,7 +47,7 @@ def votes_of_masks(
     gaussians: rendering.Gaussians,
     views: Iterable[tuple[rendering.Camera, Tensor]],
     *,
-    antialiased: bool = False,
+    antialiased: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Blending weight that Gaussians have inside and outside of masks, over some views.
 

@@ -106,20 +106,18 @@ class Splat:
 
     def gaussians(self) -> rendering.Gaussians:
         """The geometry, activated."""
-        return rendering.Gaussians(self.means, self.quats, self.scales.exp(), self.opacities.sigmoid())
+        return rendering.Gaussians(
+            self.means, self.quats, self.scales.exp(), self.opacities.sigmoid(), self.antialiased
+        )
 
     def project(self, camera: rendering.Camera) -> rendering.Projection:
         """The geometry as a camera sees it."""
-        return rendering.project(self.gaussians(), camera, antialiased=self.antialiased)
+        return rendering.project(self.gaussians(), camera)
 
     def colors(self, camera: rendering.Camera, visible: Tensor | None = None) -> Tensor:
         """RGB [N, 3] as seen from a camera, not below 0; of the visible ones [N] only, if given."""
-        centre = -camera.viewmat[:3, :3].T @ camera.viewmat[:3, 3]
         coefficients = torch.cat([self.features_dc[:, None], self.features_rest], dim=1)
-        colors = rendering.spherical_harmonics(
-            self.sh_degree, self.means - centre, coefficients, mask=visible
-        )
-        return torch.clamp_min(colors + 0.5, 0.0)
+        return sees_colors(camera, self.means, coefficients, self.sh_degree, visible)
 
     @torch.no_grad()
     def render(
@@ -135,6 +133,24 @@ class Splat:
         if background is not None:
             rgb = rgb + (1 - alpha) * background
         return rgb.clamp(0.0, 1.0), alpha
+
+
+def sees_colors(
+    camera: rendering.Camera, means: Tensor, coefficients: Tensor, degree: int, visible: Tensor | None = None
+) -> Tensor:
+    """RGB [N, 3] of Gaussians as a camera sees them, not below 0.
+
+    Args:
+        camera: the view.
+        means: [N, 3] centres.
+        coefficients: [N, K, 3] of spherical harmonics.
+        degree: up to which they are used, (degree + 1)^2 <= K.
+        visible: bool [N]; the others' colours are 0.5. None: all.
+    """
+    centre = -camera.viewmat[:3, :3].T @ camera.viewmat[:3, 3]
+    directions = means - centre  # the kernel normalises
+    colors = rendering.spherical_harmonics(degree, directions, coefficients, mask=visible)
+    return torch.clamp_min(colors + 0.5, 0.0)
 
 
 _PARAMETERS = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")

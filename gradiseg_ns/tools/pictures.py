@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from gradiseg_ns.tools.atomic import write_files
 
 ERROR_COLOR = (255, 40, 40)
 CAPTION_HEIGHT = 22
@@ -58,6 +62,22 @@ def overview(rows: list[list[Captioned]]) -> Image.Image:
             x += image.width
         y += CAPTION_HEIGHT + max(image.height for _, image in row)
     return sheet
+
+
+def save_picture(image: Image.Image, path: Path, **options: Any) -> None:
+    """Write a picture in the format of its name, whole or not at all.
+
+    Args:
+        image: the picture.
+        path: ends in .png, .jpg or another suffix that Pillow knows.
+        options: of Pillow's writer, such as ``quality``.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    content = io.BytesIO()
+    image.save(content, Image.registered_extensions()[path.suffix.lower()], **options)
+    write_files({path: [content.getvalue()]})
 
 
 def to_image(values: Any) -> Image.Image:

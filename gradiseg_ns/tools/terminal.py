@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,15 +27,80 @@ def printable(text: object) -> str:
     )  # fmt: skip
 
 
-def say(message: str) -> None:
-    """Print a sentence: brackets are no markup, control characters are shown, and a path is not broken over lines."""
-    console().print(printable(message), markup=False, soft_wrap=True)
+def say(message: str, *, title: str = "", style: str = "bold") -> None:
+    """Print a sentence: brackets are no markup, control characters are shown, and a path is not broken over lines.
+
+    Args:
+        message: the sentence.
+        title: goes before it.
+        style: of the title.
+    """
+    from rich.text import Text
+
+    text = Text.assemble((f"{title} ", style) if title else "", printable(message))
+    console().print(text, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Tell the user something the run survives."""
+    say(message, title="Warning:", style="bold yellow")
 
 
 def say_error(error: BaseException) -> None:
     """Print an error that the user can mend: its kind in red, then its sentence."""
-    console().print(f"[bold red]{type(error).__name__}[/bold red]", end=": ")
-    say(str(error))
+    say(str(error), title=f"{type(error).__name__}:", style="bold red")
+
+
+TRACEBACK_VARIABLE = "GRADISEG_TRACEBACK"
+"""Environment variable: `1` shows the traceback of an error that the user can mend, too."""
+
+
+def mend_commands() -> None:
+    """What nerfstudio's commands lack when something of others is printed, or goes wrong. Done once, however often it is called.
+
+    - A `GradisegError`, and a disk that takes nothing more, end a command with a sentence, and the exit code 1.
+    - Text in brackets that is no markup, such as a folder's name, is printed as it is, where the command would end.
+    """
+    import sys
+
+    ours = console()
+    if not getattr(ours.render_str, "_mended", False):
+        from rich.errors import MarkupError
+
+        render = ours.render_str
+
+        def render_str(text: str, **options: Any) -> Any:
+            try:
+                return render(text, **options)
+            except MarkupError:
+                return render(printable(text), **{**options, "markup": False})
+
+        render_str._mended = True  # type: ignore[attr-defined]
+        ours.render_str = render_str  # type: ignore[method-assign]
+    if not getattr(sys.excepthook, "_mended", False):
+        hook = sys.excepthook
+
+        def told(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+            shown = _for_the_user(error)
+            if shown is None or os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
+                hook(kind, error, trace)
+                return
+            say_error(shown)
+
+        told._mended = True  # type: ignore[attr-defined]
+        sys.excepthook = told
+
+
+def _for_the_user(error: BaseException) -> BaseException | None:
+    """The error as the user is to see it, without its traceback; None if it is a fault of the program."""
+    from gradiseg_ns.tools.atomic import DISK_ERRORS, write_error
+    from gradiseg_ns.tools.errors import GradisegError
+
+    if isinstance(error, GradisegError):
+        return error
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return write_error(Path(str(error.filename or "A file")), error)
+    return None
 
 
 def progress_bars() -> Progress:

@@ -8,7 +8,7 @@ of the training, for which they starve on a CPU.
 from __future__ import annotations
 
 import contextlib
-import json
+import copy
 import threading
 import time
 import traceback
@@ -18,19 +18,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import viser
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.render_state_machine import RenderAction
 from nerfstudio.viewer.utils import get_camera
 from nerfstudio.viewer.viewer_elements import ViewerControl
-from rich.markup import escape
 from viser._icons import svg_from_icon
 from viser._messages import GuiUpdateMessage
 
-from gradiseg_ns.scene.edits import Similarity, multiply_quaternions
-from gradiseg_ns.viewer.session import ObjectRow, Session
-from gradiseg_ns.viewer.websocket import guard_requests, one_drain_at_a_time
+from gradiseg_ns.scene.edits import EditList, Similarity, multiply_quaternions
+from gradiseg_ns.tools.errors import GradisegError
+from gradiseg_ns.tools.json_files import parse_json
+from gradiseg_ns.tools.terminal import say, warn
+from gradiseg_ns.viewer.nerfstudio import give_back_memory, mend_viewer
+from gradiseg_ns.viewer.session import ObjectRow, Session, SessionError
+from gradiseg_ns.viewer.websocket import mend_viser, see_off
 
 if TYPE_CHECKING:
     from gradiseg_ns.pipeline import GradisegPipeline
@@ -45,6 +48,7 @@ _WEIGHTS = 2.0
 """The slider goes from 10^-2 to 10^2."""
 _MAX_UPLOAD = 64 << 20
 _GIZMO = "/gradiseg_gizmo"
+_FAULT = "An error in GradiSeg"
 
 
 class GradisegPanel(ViewerControl):
@@ -67,19 +71,22 @@ class GradisegPanel(ViewerControl):
         self._gizmo_start: tuple[np.ndarray, np.ndarray] | None = None
         self._gizmo_left: tuple[np.ndarray, np.ndarray] | None = None
         self._drag_waits = False
-        self._closed = threading.Event()
+        self._closed, self._left = threading.Event(), threading.Event()
         self._refreshed: tuple[float, Any] = (0.0, None)
+        self._failures: set[str] = set()
+        mend_viser()  # before the first browser comes
 
     # ------------------------------------------------------------------- set-up
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
-        one_drain_at_a_time()
-        guard_requests()
+        see_off(viewer.viser_server)
+        mend_viewer(viewer, self.close, self._picture_failed)
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
         self._ratio = float(VISER_NERFSTUDIO_SCALE_RATIO)
         model = self._pipeline.model
+        self._render_once()
         self.session = Session(
             lambda: self._pipeline.model,
             lambda: self._pipeline.datamanager.train_dataset.cameras,
@@ -93,14 +100,40 @@ class GradisegPanel(ViewerControl):
                 )
             return
         if viewer.trainer is None and not model.is_labelled:
-            CONSOLE.print("Looking which object each Gaussian shows ...")
+            say("Looking which object each Gaussian shows ...")
             self._pipeline.label_gaussians()
         self._closed.clear()
         self._build(self.viser_server.gui)
         self.viser_server.on_client_connect(lambda client: self._count(client, 1))
         self.viser_server.on_client_disconnect(lambda client: self._count(client, -1))
-        self._refresh()
+        try:
+            self._refresh()
+        except GradisegError as error:  # the saved edits make too much
+            warn(f"The edits are left out: {error}")
+            model.editing.edits = EditList()
+            self._refresh()
         threading.Thread(target=self._watch, name="gradiseg-panel", daemon=True).start()
+
+    def _render_once(self) -> None:
+        """Import and compile what a picture needs. nerfstudio breaks pictures off at any line of Python, also in the middle of an
+        import, which then stays undone."""
+        model = self._pipeline.model
+        camera = copy.deepcopy(self._pipeline.datamanager.train_dataset.cameras[0:1])
+        camera.rescale_output_resolution(32 / int(camera.height.max()))
+        training = model.training
+        model.eval()
+        with contextlib.suppress(Exception), torch.no_grad():  # a browser is told what is wrong
+            model.get_outputs_for_camera(camera.to(model.device))
+        model.train(training)
+
+    def _picture_failed(self, error: Exception) -> None:
+        """In a renderer's thread. Told once for each kind of error: the next picture may be due in a moment."""
+        text = f"no picture: {type(error).__name__}: {error}"
+        if text not in self._failures:
+            self._failures.add(text)
+            self._pipeline.model.editing.errors.append(text)
+            if not isinstance(error, GradisegError):
+                self._print_fault()
 
     def close(self) -> None:
         """Look no more after the scene: the viewer is gone."""
@@ -256,15 +289,17 @@ class GradisegPanel(ViewerControl):
                 machine.action(RenderAction("step", self.viewer.get_camera_state(clients[id])))
 
     def _complain(self, error: Exception, client: Any) -> None:
-        expected = isinstance(error, ValueError)
-        self._tell(
-            client,
-            str(error) or type(error).__name__,
-            "Not done" if expected else "An error in GradiSeg",
-            "red",
-        )
-        if not expected:
-            CONSOLE.print(f"[bold red]GradiSeg's panel:[/bold red] {escape(traceback.format_exc())}")
+        """Say in a browser what went wrong. What the user cannot mend is a fault of the program: its traceback goes to the terminal."""
+        if isinstance(error, GradisegError):
+            self._tell(client, str(error), "Not done", "red")
+            return
+        text = f"{type(error).__name__}: {error}"
+        self._tell(client, f"{text[:300]}. This is a fault of the program; see the terminal.", _FAULT, "red")
+        self._print_fault()
+
+    def _print_fault(self) -> None:
+        """The exception that is being handled, on the terminal."""
+        say(traceback.format_exc(), title="GradiSeg's panel:", style="bold red")
 
     def _tell(self, client: Any, body: str, title: str = "GradiSeg", color: Any = None) -> None:
         """A message in one browser, or in all."""
@@ -356,13 +391,13 @@ class GradisegPanel(ViewerControl):
         text = self._into.value
         found = next((row.id for row in self._rows if _option(row) == text), None)
         if found is None:
-            raise ValueError("choose the object that the selection becomes part of.")
+            raise SessionError("choose the object that the selection becomes part of.")
         self.session.merge(found)
 
     def _scale_selection(self, _: Any) -> None:
         centre = self.session.centre()
         if centre is None:
-            raise ValueError("nothing is selected: pick an object first.")
+            raise SessionError("nothing is selected: pick an object first.")
         self.session.move(Similarity(scale=float(self._scale.value), pivot=centre))
 
     def _make(self, _: Any) -> None:
@@ -375,14 +410,18 @@ class GradisegPanel(ViewerControl):
         if not source:
             self.session.prompt_model = None
         elif self.session.prompt_model is None or self._sent.get("sam") != {"source": source}:
-            from gradiseg_ns.scene.sam import PromptModel
+            from gradiseg_ns.masks.sam import PromptModel
 
             self.session.prompt_model = None
             self.session.prompt_model = PromptModel.load(source, device=str(self._pipeline.model.device))
             self._sent["sam"] = {"source": source}
 
     def _save(self, event: Any) -> None:
-        self._tell(event.client, f"{len(self.session.edits.steps)} edits saved: {self.session.save()}")
+        path, added = self.session.save()
+        text = f"{len(self.session.edits.steps)} edits saved: {path}"
+        if added:
+            text += f". {len(added)} of them another program had added: {', '.join(added[:3])}{', ...' if len(added) > 3 else ''}"
+        self._tell(event.client, text)
 
     def _load(self, event: Any) -> None:
         self._tell(event.client, f"{self.session.load()} edits loaded.")
@@ -390,11 +429,11 @@ class GradisegPanel(ViewerControl):
     def _uploaded(self, event: Any) -> None:
         file = event.target.value
         if len(file.content) > _MAX_UPLOAD:
-            raise ValueError(f"the file has {len(file.content)} bytes, expected {_MAX_UPLOAD} at most.")
+            raise SessionError(f"the file has {len(file.content)} bytes, expected {_MAX_UPLOAD} at most.")
         try:
-            data = json.loads(file.content.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the file is not JSON: {error}") from error
+            data = parse_json(file.content)
+        except ValueError as error:
+            raise SessionError(f"the file is not JSON: {error}") from error
         self._tell(event.client, f"{self.session.load(data, 'the file')} edits loaded.")
 
     def _download(self, event: Any) -> None:
@@ -413,12 +452,11 @@ class GradisegPanel(ViewerControl):
     def _toggle_gizmo(self, _: Any) -> None:
         if self._gizmo_on.value and not self.session.selection:
             self._gizmo_on.value = False
-            raise ValueError("nothing is selected: pick an object first.")
+            raise SessionError("nothing is selected: pick an object first.")
 
-    def _place_gizmo(self) -> None:
-        """Where the selection is; hidden without one. While it is dragged it stays where the mouse has it."""
-        centre = self.session.centre() if self._gizmo_on.value else None
-        if centre is None:
+    def _place_gizmo(self, centre: tuple[float, float, float] | None) -> None:
+        """Where the selection is, world units; hidden without one. While it is dragged it stays where the mouse has it."""
+        if centre is None or not self._gizmo_on.value:
             self._gizmo.visible = False
             self._gizmo_start = None
             return
@@ -460,6 +498,8 @@ class GradisegPanel(ViewerControl):
     def _count(self, client: Any, change: int) -> None:
         """A browser came or went. viser holds a lock meanwhile, so it must not be asked for its clients here."""
         (self._connected.add if change > 0 else self._connected.discard)(client.client_id)
+        if change < 0:
+            self._left.set()
         count = len(self._connected)
         self._browsers.value = f"{count}: selection and edits are shared"
         self._browsers.visible = count > 1
@@ -469,7 +509,10 @@ class GradisegPanel(ViewerControl):
         while not self._closed.wait(0.5):
             editing = self.session.editing
             while editing.errors:
-                self._tell(None, editing.errors.popleft(), "An error in GradiSeg", "red")
+                self._tell(None, editing.errors.popleft(), _FAULT, "red")
+            if self._left.is_set():
+                self._left.clear()
+                give_back_memory()
             if not self._connected or time.monotonic() - self._refreshed[0] < _REFRESH:
                 continue
             with contextlib.suppress(Exception), self._acting:
@@ -478,8 +521,8 @@ class GradisegPanel(ViewerControl):
 
     def _refresh(self) -> None:
         """Bring all widgets up to date."""
-        session = self.session
-        self._rows = session.objects()
+        session, now = self.session, self.session.snapshot()
+        self._rows = now.rows
         wanted = self._search.value.strip().lower()
         listed = [r for r in self._rows if not wanted or wanted in r.name.lower() or wanted == str(r.id)]
         pages = max(1, -(-len(listed) // ROWS))
@@ -498,7 +541,7 @@ class GradisegPanel(ViewerControl):
         total = sum(row.gaussians for row in self._rows)
         self._set_value(self._more, f"{len(listed)} of {len(self._rows)} objects, {total:,} Gaussians")
         self._pager.visible = pages > 1
-        self._set_value(self._status, session.describe())
+        self._set_value(self._status, now.selected)
         if session.weight == 1.0 and self._weight.value != 0.0:
             self._set_value(self._weight, 0.0)
         count = sum(len(v.inside) + len(v.outside) for v in session.views)
@@ -506,8 +549,8 @@ class GradisegPanel(ViewerControl):
         options = ("-", *(_option(row) for row in self._rows if not row.selected))
         if options != self._into.options:
             self._into.options = options
-        self._place_gizmo()
-        self._refreshed = (time.monotonic(), self._pipeline.model._geometry_key)
+        self._place_gizmo(now.centre)
+        self._refreshed = (time.monotonic(), now.geometry)
 
     def _set(self, handle: Any, **props: Any) -> None:
         """Properties of a widget for which viser 0.2 has no setter; sent when they change."""
@@ -540,8 +583,6 @@ def _svg(icon: Any) -> str:
 
 def _turned(start: np.ndarray, end: np.ndarray) -> tuple[float, float, float, float]:
     """The rotation from one orientation to another, w x y z each."""
-    import torch
-
     back = torch.from_numpy(start * np.array([1.0, -1.0, -1.0, -1.0]))
     w, x, y, z = multiply_quaternions(torch.from_numpy(end), back).tolist()
     return w, x, y, z

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.masks.wand import grow_region
 from gradiseg_ns.scene import selection as selecting
 from gradiseg_ns.scene.editing import Editing, Selection
 from gradiseg_ns.scene.edits import (
@@ -23,6 +24,7 @@ from gradiseg_ns.scene.edits import (
     Assign,
     Duplicate,
     Edit,
+    EditError,
     EditList,
     Hide,
     Merge,
@@ -33,21 +35,23 @@ from gradiseg_ns.scene.edits import (
     Similarity,
     Step,
     Tint,
+    arrange,
     clean_name,
 )
 from gradiseg_ns.scene.export import Format, export_bytes
-from gradiseg_ns.scene.objects import ObjectTable
-from gradiseg_ns.scene.wand import grow_region
+from gradiseg_ns.scene.objects import ObjectTable, copy_name
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.accumulate import Votes, accumulate
 
 if TYPE_CHECKING:
-    from gradiseg_ns.model import GradisegModel, Look
+    from gradiseg_ns.drawing import Look
+    from gradiseg_ns.model import GradisegModel
 
 VOTE_VIEWS = 24
 """Training views whose rendered maps vote when a selection is tightened or loosened."""
 CLICK_HEIGHT = 384
 """Pixels of the picture in which a click's region is looked for."""
+_AGAIN = "Nothing was saved. Load takes what is there; a second Save replaces it."
 _GESTURE = 1.0
 """Seconds after which a gizmo that is moved again makes a step of its own."""
 
@@ -69,6 +73,20 @@ class ObjectRow:
     """0..1: how sure the classifier is of its Gaussians, on average; None for what it does not know."""
     hidden: bool
     selected: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the panel shows of a session, taken at one moment."""
+
+    rows: list[ObjectRow]
+    """All objects, in order of their ids."""
+    selected: str
+    """The selection in words."""
+    centre: tuple[float, float, float] | None
+    """The middle of the selection as it is now, world units; None if nothing is selected, or it has no Gaussian."""
+    geometry: Hashable
+    """Differs from another snapshot's if the scene's Gaussians do."""
 
 
 @dataclass
@@ -118,12 +136,17 @@ class Session:
         self.views: list[_ClickedView] = []
         """Clicks on an object that is being made."""
         self.prompt_model: Any = None
-        """A SAM model (`scene.sam.PromptModel`) that turns clicks into masks; None: the wand does."""
+        """A SAM model (`masks.sam.PromptModel`) that turns clicks into masks; None: the wand does."""
         self.tolerance = 0.5
         """Of the wand, 0..1."""
         self._evidence: _Evidence | None = None
         self._votes: tuple[tuple[int, int], ObjectTable, Votes] | None = None
         self._gizmo: tuple[float, Similarity, tuple[int, ...]] | None = None
+        self._confidence: tuple[Hashable, Tensor] | None = None
+        self._summary: tuple[Arrangement, Tensor | None, dict[int, int], dict[int, float]] | None = None
+        self._was_there = folder is not None and (folder / FILE_NAME).is_file()
+        self._refused: tuple[float | None] | None = None
+        """When the file was changed for which `save` was refused; of a missing one None."""
 
     # ------------------------------------------------------------------- reading
 
@@ -158,31 +181,43 @@ class Session:
         with self.reading() as model:
             return model.arrangement()
 
-    def objects(self) -> list[ObjectRow]:
-        """All objects, in order of their ids."""
+    def snapshot(self) -> Snapshot:
+        """Objects, selection and its middle, while nothing else changes the model."""
         with self.reading() as model:
-            arrangement = model.arrangement()
-            sure = model.gaussian_confidence() if model._identity_on else None
-        counts = arrangement.counts()
-        mean: dict[int, float] = {}
-        if sure is not None:
-            own = (arrangement.source < len(sure)) & (arrangement.base_ids == arrangement.object_ids)
-            ids, rows = arrangement.object_ids[own].unique(return_inverse=True)
-            sums = sure.new_zeros(len(ids)).index_add_(0, rows, sure[arrangement.source[own]])
-            mean = dict(zip(ids.tolist(), (sums / rows.bincount(minlength=len(ids))).tolist(), strict=True))
-        table = arrangement.objects
+            arrangement, selection = model.arrangement(), self.selection
+            sure = self._sure(model)
+            rows = self._rows(arrangement, sure)
+            if not selection:
+                return Snapshot(rows, "nothing", None, model._geometry_key)
+            chosen = selection.rows(arrangement, model.means)
+            names = _listed(arrangement.objects, selection.ids)
+            part = "part of " if selection.region is not None else ""
+            words = f"{part}{names} ({int(chosen.sum()):,} Gaussians)"
+            return Snapshot(rows, words, _middle(model, arrangement, chosen), model._geometry_key)
+
+    def _sure(self, model: GradisegModel) -> Tensor | None:
+        """How sure the classifier is of every Gaussian, [N]; kept until Gaussians or identities change."""
+        if not model._identity_on:
+            return None
+        key, kept = model._geometry_key, self._confidence
+        if kept is None or kept[0] != key:
+            kept = self._confidence = (key, model.gaussian_confidence())
+        return kept[1]
+
+    def _rows(self, arrangement: Arrangement, sure: Tensor | None) -> list[ObjectRow]:
+        kept = self._summary
+        if kept is None or kept[0] is not arrangement or kept[1] is not sure:
+            kept = self._summary = (arrangement, sure, arrangement.counts(), _means(arrangement, sure))
+        _, _, counts, mean = kept
+        table, selected = arrangement.objects, set(self.selection.ids)
         return [
-            ObjectRow(
-                i,
-                name,
-                tuple(color),
-                counts[i],
-                mean.get(i),
-                i in arrangement.hidden,
-                i in self.selection.ids,
-            )
+            ObjectRow(i, name, tuple(color), counts[i], mean.get(i), i in arrangement.hidden, i in selected)
             for i, name, color in zip(table.ids, table.names, table.colors.tolist(), strict=True)
         ]
+
+    def objects(self) -> list[ObjectRow]:
+        """All objects, in order of their ids."""
+        return self.snapshot().rows
 
     def names(self) -> dict[int, str]:
         """Names by id, after all edits."""
@@ -191,15 +226,7 @@ class Session:
 
     def describe(self) -> str:
         """The selection in words."""
-        selection = self.selection
-        if not selection:
-            return "nothing"
-        arrangement = self.arrangement()
-        with self.reading() as model:
-            count = int(selection.rows(arrangement, model.means).sum())
-        names = _listed(arrangement.objects, selection.ids)
-        part = "part of " if selection.region is not None else ""
-        return f"{part}{names} ({count:,} Gaussians)"
+        return self.snapshot().selected
 
     # ----------------------------------------------------------------- selection
 
@@ -349,9 +376,7 @@ class Session:
                     view = _scaled(model, cameras[i : i + 1], CLICK_HEIGHT)
                     yield view, table.classes_of(model.look(view).object_ids)
 
-            gaussians = model.drawn_gaussians()
-            antialiased = model.config.rasterize_mode == "antialiased"
-            votes = accumulate(gaussians, views(), len(table), antialiased=antialiased)
+            votes = accumulate(model.drawn_gaussians(), views(), len(table))
             cached = self._votes = (key, table, votes)
         _, table, votes = cached
         own = torch.zeros(len(table), dtype=torch.bool, device=votes.rows.device)
@@ -387,7 +412,7 @@ class Session:
                 known = (evidence.inside + evidence.outside) > 0
                 self._evidence = evidence
                 self._select_rows(arrangement, rows, model.means, known, keep=True)
-        except ValueError:
+        except Exception:
             (view.outside if outside else view.inside).pop()
             if not view.inside:
                 self.views.remove(view)
@@ -419,9 +444,7 @@ class Session:
         views = (
             (_scaled(model, v.camera, CLICK_HEIGHT), v.mask) for v in self.views if v.mask is not None
         )  # fmt: skip
-        inside, outside = selecting.votes_of_masks(
-            gaussians, views, antialiased=model.config.rasterize_mode == "antialiased"
-        )
+        inside, outside = selecting.votes_of_masks(gaussians, views)
         return _Evidence((), inside, outside)
 
     def split_off(self, camera: Cameras, x: float, y: float) -> None:
@@ -482,7 +505,15 @@ class Session:
         edits = [*first, *make(ids)]
         label = clean_name(f"{what} {name or _listed(table, ids)}")
         with self.editing.changing():
+            undone = list(self.edits.undone)
             self.edits.push(label, *edits, before=selection)
+        try:
+            self.arrangement()
+        except Exception:  # above all, if it makes too many Gaussians
+            with self.editing.changing():
+                self.edits.undo()
+                self.edits.undone[:] = undone
+            raise
         if first:
             self.views.clear()
             self._select(Selection(ids))
@@ -553,10 +584,11 @@ class Session:
         def copies(ids: tuple[int, ...]) -> list[Edit]:
             start = max(self.edits.new_id(table), max(ids) + 1)
             made.extend(range(start, start + len(ids)))
-            return [
-                Duplicate(i, new, clean_name(f"{_listed(table, [i])}, copy"))
-                for i, new in zip(ids, made, strict=True)
-            ]
+            taken, edits = list(table.names), []
+            for i, new in zip(ids, made, strict=True):
+                taken.append(clean_name(copy_name(_listed(table, [i]), taken)))
+                edits.append(Duplicate(i, new, taken[-1]))
+            return edits
 
         self._act("duplicate", copies)
         self._select(Selection(tuple(made)))
@@ -570,16 +602,7 @@ class Session:
 
     def centre(self) -> tuple[float, float, float] | None:
         """The middle of the selection as it is now, world units; None if nothing is selected."""
-        if not self.selection:
-            return None
-        with self.reading() as model:
-            arrangement = model.arrangement()
-            rows = self.selection.rows(arrangement, model.means)
-            if not bool(rows.any()):
-                return None
-            means = arrangement.rows(rows).moved_means(model.means)
-            x, y, z = means.median(dim=0).values.tolist()
-            return x, y, z
+        return self.snapshot().centre
 
     def move(self, by: Similarity) -> None:
         """Move, turn or scale the selection."""
@@ -634,11 +657,44 @@ class Session:
             raise SessionError("this scene belongs to no run, so there is no folder to save edits in.")
         return self.folder / FILE_NAME
 
-    def save(self) -> Path:
-        """Write the list of edits beside the run's config.yml."""
+    def save(self) -> tuple[Path, list[str]]:
+        """Write the list of edits beside the run's config.yml. What another program has added there since is taken in.
+
+        Returns:
+            the file, and the labels of the steps that were taken in.
+
+        Raises:
+            SessionError: another program changed the file otherwise. Nothing is written; the second time it is replaced.
+            WriteError: it cannot be written.
+        """
         path = self.path
-        self.edits.save(path)
-        return path
+        try:
+            found = path.stat().st_mtime if path.is_file() else None
+        except OSError:
+            found = None
+        replace = self._refused == (found,)
+        with self.editing.changing():
+            edits = self.edits
+            if edits.on_disk is None or edits.on_disk[0] != path.resolve():
+                if found is not None and self._was_there and not replace:
+                    self._refused = (found,)
+                    raise SessionError(f"{path} holds edits that are not shown here. {_AGAIN}")
+                edits.on_disk = (path.resolve(), ())
+            try:
+                added = edits.save(path, replace=replace)
+            except EditError as error:
+                self._refused = (found,)
+                raise SessionError(f"{error} {_AGAIN}") from error
+        self._refused = None
+        if added:
+            self._keep_known()
+        return path, [step.label for step in added]
+
+    def _keep_known(self) -> None:
+        """Of the selection what there is still."""
+        known = set(self.arrangement().objects.ids)
+        if not set(self.selection.ids) <= known:
+            self._select(Selection(tuple(i for i in self.selection.ids if i in known)))
 
     def load(self, data: Any = None, origin: str = "") -> int:
         """Replace the edits by those saved, or by parsed JSON. What was there is gone.
@@ -652,9 +708,12 @@ class Session:
         loaded = (
             EditList.load(self.path) if data is None else EditList.from_json(data, origin, folder=self.folder)
         )
+        with self.reading() as model:
+            arrange(model._labels(), model.means, model.objects, loaded.steps, loaded.files)
         with self.editing.changing():
             edits = self.edits
             edits.steps[:], edits.files = loaded.steps, loaded.files
+            edits.on_disk = loaded.on_disk or edits.on_disk
             edits.undone.clear()
             edits.version += 1
         self.clear()
@@ -698,6 +757,27 @@ class Session:
             stem=stem,
         )
         return name, data, len(splat)
+
+
+def _means(arrangement: Arrangement, sure: Tensor | None) -> dict[int, float]:
+    """By object, how sure the classifier is of those of its Gaussians that it knows: the mean of `sure` [N]."""
+    if sure is None:
+        return {}
+    own = (arrangement.source < len(sure)) & (arrangement.base_ids == arrangement.object_ids)
+    ids, rows = arrangement.object_ids[own].unique(return_inverse=True)
+    sums = sure.new_zeros(len(ids)).index_add_(0, rows, sure[arrangement.source[own]])
+    return dict(zip(ids.tolist(), (sums / rows.bincount(minlength=len(ids))).tolist(), strict=True))
+
+
+def _middle(
+    model: GradisegModel, arrangement: Arrangement, rows: Tensor
+) -> tuple[float, float, float] | None:
+    """Of some rows, bool [M], as they are now; None if there are none."""
+    if not bool(rows.any()):
+        return None
+    means = arrangement.rows(rows).moved_means(model.means)
+    x, y, z = means.median(dim=0).values.tolist()
+    return x, y, z
 
 
 def _listed(table: ObjectTable, ids: Sequence[int]) -> str:

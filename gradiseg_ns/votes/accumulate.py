@@ -2,9 +2,10 @@
 
 V_ik = sum_v sum_{p : M_v(p) = k} w_ip is the transpose of rendering applied to one-hot id maps, and with any loss that is
 linear in the features it is the *masked gradient* of arXiv 2409.11681: d/df_i sum_p [M(p) = k] F(p) = V_ik. All
-objects of a view come from one backward pass a chunk of `CHUNK` objects; those that a view does not show cost nothing.
+objects of a view come from one backward pass per `CHUNK` objects; objects that a view does not show cost nothing.
 
-A Gaussian carries few objects, so votes are stored as a sparse matrix: 1e6 Gaussians and 1,000 ids take some 50 MB.
+A Gaussian has votes for few objects, so votes are stored as a sparse matrix, 20 bytes an entry: 1e6 Gaussians with a few of
+1,000 ids each take less than 100 MB.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from gradiseg_ns import rendering
 CHUNK = 32
 """Objects of one transposed blend."""
 DENSE_ENTRIES = 1 << 26
-"""Up to so many entries (256 MB) votes are summed in a dense matrix, which is faster."""
+"""Up to this number of entries (256 MB) votes are summed in a dense matrix, which is faster."""
 _PENDING = 1 << 24
-"""So many entries are collected before they are sorted into the sparse matrix."""
+"""Number of entries that are collected before they are sorted into the sparse matrix."""
+
+MIN_WEIGHT = 0.01
+"""Gaussians with at most this blending weight, in pixels, count as invisible."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,11 @@ class Votes:
     """float32 [E], above 0."""
 
     def total(self) -> Tensor:
-        """Weight of each Gaussian over all classes: float32 [N]. Zero: never seen."""
+        """Weight of each Gaussian over all classes, in pixels: float32 [N]. Zero means never seen."""
         return self.weights.new_zeros(self.shape[0]).index_add_(0, self.rows, self.weights)
 
     def per_class(self) -> Tensor:
-        """Weight of each class over all Gaussians: float64 [K]."""
+        """Weight of each class over all Gaussians, in pixels: float64 [K]."""
         sums = torch.zeros(self.shape[1], dtype=torch.float64, device=self.weights.device)
         return sums.index_add_(0, self.columns, self.weights.double())
 
@@ -55,8 +59,8 @@ class Votes:
         """The classes of each Gaussian with the most weight.
 
         Returns:
-            classes int64 [N, count], -1 where a Gaussian has fewer, and their weights float32 [N, count], 0
-            there. Of equal weights the smaller class goes first.
+            classes int64 [N, count] and their weights float32 [N, count]; -1 and 0 where a Gaussian has fewer classes. Of classes
+            with equal weights the smaller one comes first.
         """
         order = torch.argsort(self.weights, descending=True, stable=True)
         order = order[torch.argsort(self.rows[order], stable=True)]
@@ -70,7 +74,7 @@ class Votes:
         return classes, weights
 
     def dense(self) -> Tensor:
-        """float32 [N, K]. Mind its size."""
+        """The whole matrix: float32 [N, K]. It may be very large."""
         matrix = self.weights.new_zeros(self.shape)
         matrix[self.rows, self.columns] = self.weights
         return matrix
@@ -84,7 +88,7 @@ class Votes:
         return sums
 
     def bytes(self) -> int:
-        """Memory of the three arrays."""
+        """Memory of the three arrays, in bytes."""
         return sum(part.numel() * part.element_size() for part in (self.rows, self.columns, self.weights))
 
 
@@ -92,13 +96,13 @@ class Votes:
 def view_sums(
     projection: rendering.Projection, classes: Tensor, count: int, weight: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blending weight that Gaussians put into the pixels of each class in one view, a chunk of classes at a time.
+    """Blending weight that Gaussians put into the pixels of each class in one view, one chunk of classes at a time.
 
     Args:
         projection: of N Gaussians by the view's camera.
         classes: integer [H, W] in 0 ... count - 1, negative where there is no label.
         count: K.
-        weight: float [H, W], how much each pixel counts; 1 unless given.
+        weight: float [H, W], weight of each pixel. Default: 1.
 
     Yields:
         classes that the view shows, int64 [C], and their weights [N, C].
@@ -148,7 +152,7 @@ class VoteAccumulator:
         Args:
             projection: of the N Gaussians by the view's camera.
             classes: integer [H, W] in 0 ... K - 1, negative where there is no label.
-            weight: float [H, W], how much each pixel counts; 1 unless given.
+            weight: float [H, W], weight of each pixel. Default: 1.
 
         Raises:
             ValueError: a class is K or more, or the map has another size than the camera.
@@ -158,7 +162,7 @@ class VoteAccumulator:
 
     @torch.no_grad()
     def add_sums(self, columns: Tensor, sums: Tensor) -> None:
-        """Add weights [N, C] of C of the classes: int64 [C], each once."""
+        """Add the weights [N, C] of C different classes, int64 [C]."""
         if self._dense is not None:
             self._dense.index_add_(1, columns, sums)
             return
@@ -176,7 +180,7 @@ class VoteAccumulator:
         self._weights = weights.new_zeros(len(self._keys)).index_add_(0, place, weights)
 
     def result(self) -> Votes:
-        """What was added so far."""
+        """The votes of the views that were added so far."""
         if self._dense is not None:
             where = (self._dense > 0).nonzero()
             rows, columns = where.unbind(1)
@@ -188,15 +192,43 @@ class VoteAccumulator:
         return Votes(self.shape, rows, keys - rows * self.shape[1], self._weights[kept])
 
 
+@torch.no_grad()
+def views_seen(
+    gaussians: rendering.Gaussians,
+    cameras: Iterable[rendering.Camera],
+    progress: Callable[[], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The number of views that see each Gaussian, int64 [N], and its blending weight in all views, in pixels [N].
+
+    A view sees a Gaussian if sum_p w_i(p) > `MIN_WEIGHT`. For a constant colour this sum is the gradient of the masked-gradients
+    paper (arXiv 2409.11681).
+
+    Args:
+        gaussians: N Gaussians.
+        cameras: of the views.
+        progress: called after each view.
+    """
+    count = torch.zeros(len(gaussians), dtype=torch.int64, device=gaussians.means.device)
+    total = gaussians.means.new_zeros(len(gaussians))
+    for camera in cameras:
+        ones = total.new_ones(camera.height, camera.width, 1)
+        weight = rendering.backproject(gaussians, camera, ones)[:, 0]
+        count += weight > MIN_WEIGHT
+        total += weight
+        if progress is not None:
+            progress()
+    return count, total
+
+
 def accumulate(
     gaussians: rendering.Gaussians,
     views: Iterable[tuple[rendering.Camera, Tensor]],
     classes: int,
     *,
-    antialiased: bool = False,
+    antialiased: bool | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Votes:
-    """Votes of some views, which are taken one after the other.
+    """Votes of views, counted one view after the other.
 
     Args:
         gaussians: N Gaussians.

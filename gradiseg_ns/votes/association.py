@@ -1,16 +1,16 @@
-"""Ids without a tracker: masks that were made photo by photo become objects that keep their id in every view.
+"""Ids without a tracker: masks that were made photo by photo become objects with the same id in every view.
 
-A *mask* is one id of one view, and it is known by the *points* it covers: the sparse points of the scene before there is
-a splat, the Gaussians after. Two masks a, b of different views u, v are compared on what both views see:
+A *mask* is one id of one view. It is described by the *points* that it covers: the sparse points of the scene before there is
+a splat, the Gaussians after. Two masks a, b of different views u, v are compared on the points that both views see:
 
     s(a, b) = |A and B| / |A or B|,    A = points of a that v sees too, B = points of b that u sees too.
 
-`cluster_masks` merges the best pair of clusters again and again, with |.| summed over the pairs of their masks, and never two
-masks of one view; then `attach_parts` joins what one view shows as a part of what other views show as a whole. Neither
-depends on the order of the views. Maps whose ids mostly agree already keep them.
+`cluster_masks` merges the best pair of clusters again and again, with |.| summed over the pairs of their masks. It never merges
+two masks of one view. Then `attach_parts` joins a part that one view shows to the whole that other views show. The order of the
+views has no effect. Maps whose ids already mostly agree keep them.
 
-With a splat, `associate` then takes the votes of the new ids and renders the labels again: holes are filled, and masks that
-were missed or switched in a view are outvoted by the others. Without one, `relabel` corrects whole masks only.
+With a splat, `associate` then counts the votes of the new ids and renders the labels: this fills holes, and the other views
+overrule masks that were missed or switched in one view. Without a splat, `relabel` corrects whole masks only.
 """
 
 from __future__ import annotations
@@ -26,24 +26,29 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.data.agreement import project_labels
+from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.accumulate import VoteAccumulator, accumulate
 from gradiseg_ns.votes.labels import Labels, majority, render_classes
 
 HIDDEN, UNLABELLED = -2, -1
-"""Instead of a mask: the view does not see the point, or sees it where there is no mask."""
+"""Values in place of a mask: the view does not see the point, or sees it where there is no mask."""
 
 MAX_POINTS = 30_000
-"""So many Gaussians stand for all when masks are compared."""
+"""Largest number of Gaussians on which masks are compared."""
 MIN_SCORE, MIN_INSIDE, MIN_POINTS = 0.2, 0.3, 3.0
-"""Thresholds of `cluster_masks` and `attach_parts`, and how many points two masks share at least."""
+"""Thresholds of `cluster_masks` and `attach_parts`, and the smallest number of points that two masks share."""
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
+class AssociationError(GradisegError):
+    """The masks cannot be compared; the message says what is missing."""
+
+
 @dataclass(frozen=True)
 class MaskTable:
-    """All masks of all views, and which points they cover. M masks, V views, P points."""
+    """All masks of all views, and the points that they cover. M masks, V views, P points."""
 
     views: Ints
     """[M] view of each mask."""
@@ -52,15 +57,15 @@ class MaskTable:
     points: Ints
     """[V, P] mask that covers each point in each view, or `HIDDEN`, or `UNLABELLED`."""
     weights: Floats
-    """[P] how much a point counts, above 0."""
+    """[P] weight of each point, above 0."""
 
     @classmethod
     def of_labels(cls, labels: NDArray[np.integer], seen: NDArray[np.bool_], weights: Floats) -> MaskTable:
-        """From the id that every view shows at every point.
+        """From the ids that the views show at the points.
 
         Args:
             labels: [V, P] ids, negative for none.
-            seen: [V, P] whether the view sees the point at all.
+            seen: [V, P] whether the view sees the point.
             weights: [P].
         """
         points = np.where(seen, UNLABELLED, HIDDEN).astype(np.int64)
@@ -82,12 +87,12 @@ class MaskTable:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """What pairs of masks share."""
+    """The points that pairs of masks share."""
 
     shared: Floats
     """[M, M] weight of the points that both masks cover; 0 within a view."""
     seen: Floats
-    """[M, V] weight of a mask's points that a view sees."""
+    """[M, V] weight of those points of a mask that a view sees."""
 
 
 def overlaps(table: MaskTable) -> Overlaps:
@@ -116,9 +121,9 @@ def cluster_masks(
 
     Args:
         table: the masks.
-        pairs: what they share.
-        min_score: clusters with a smaller sum of intersections over sum of unions stay apart.
-        min_shared: and those that share less weight.
+        pairs: the points that they share.
+        min_score: clusters are not merged if their sum of intersections over their sum of unions is smaller.
+        min_shared: clusters are not merged if they share less weight.
 
     Returns:
         [M] cluster of each mask, numbered from 0. Two masks of a view are never in one cluster.
@@ -179,9 +184,9 @@ def cluster_masks(
 def attach_parts(table: MaskTable, pairs: Overlaps, cluster: Ints, *, min_inside: float = 0.3) -> Ints:
     """Join clusters that lie within larger ones.
 
-    A cluster a is a part of b if, of the points of a's masks, at least the share ``min_inside`` lies in masks of b, over
-    the views that have a mask of b and see those points. Small clusters are attached first, each to the one it
-    lies in most.
+    A cluster a is a part of b if at least the share ``min_inside`` of the points of a's masks lies in masks of b, over the
+    views that have a mask of b and see those points. Small clusters are attached first, each to the cluster that holds
+    most of it.
 
     Returns:
         [M] group of each mask, numbered from 0. A group may hold several masks of a view: its parts.
@@ -194,7 +199,7 @@ def attach_parts(table: MaskTable, pairs: Overlaps, cluster: Ints, *, min_inside
     shared = member @ pairs.shared @ member.T
     has_view = np.zeros((count, pairs.seen.shape[1]), np.float32)
     has_view[cluster, table.views] = 1.0
-    # A mask's own view says nothing: there, a part is cut out of the whole's mask.
+    # A mask's own view is left out: there, the part is cut out of the mask of the whole.
     elsewhere = pairs.seen.copy()
     elsewhere[np.arange(len(table)), table.views] = 0.0
     visible = (member @ elsewhere) @ has_view.T
@@ -210,7 +215,7 @@ def attach_parts(table: MaskTable, pairs: Overlaps, cluster: Ints, *, min_inside
         if candidates[b] >= min_inside:
             parent[a] = b
     root = parent.copy()
-    for _ in range(count):  # a parent is larger than its parts, so there are no circles
+    for _ in range(count):  # a parent is larger than its parts, so there are no cycles
         following = parent[root]
         if (following == root).all():
             break
@@ -219,7 +224,7 @@ def attach_parts(table: MaskTable, pairs: Overlaps, cluster: Ints, *, min_inside
 
 
 def groups_in_several_views(table: MaskTable, group: Ints, *, min_views: int = 2) -> Ints:
-    """Groups renumbered from 0 by falling weight; -1 for masks of groups that fewer views have."""
+    """Groups renumbered from 0 by decreasing weight; -1 for masks of groups with masks in fewer than ``min_views`` views."""
     count = int(group.max()) + 1 if len(group) else 0
     seen_in = np.zeros((count, len(table.points)), bool)
     seen_in[group, table.views] = True
@@ -246,9 +251,9 @@ def paint(id_maps: Sequence[NDArray[np.integer]], table: MaskTable, group: Ints)
 
 
 def relabel(table: MaskTable) -> Ints:
-    """The id [M] of each mask by what all views say of its points: the id that most of them agree on.
+    """The id [M] of each mask by its points: each point has the id that most views show there, and the mask gets the most frequent.
 
-    For maps whose ids mostly agree. A mask of few points (`MIN_POINTS`), or of which no id has more than half, keeps its own.
+    For maps whose ids mostly agree. A mask keeps its own id if fewer than `MIN_POINTS` points have the new id, or not more than half.
     """
     ids, index = np.unique(table.ids, return_inverse=True)
     counts = np.zeros((table.points.shape[1], len(ids)), np.float32)
@@ -265,8 +270,7 @@ def relabel(table: MaskTable) -> Ints:
 
 
 def connected_pieces(id_maps: Sequence[NDArray[np.integer]]) -> tuple[list[NDArray[np.int64]], Ints]:
-    """The connected pieces of all masks, numbered in each view, -1 where there is none; and the ids [V, most pieces] they
-    have in their maps."""
+    """The connected pieces of all masks, numbered in each view (-1 for no mask), and their ids in the old maps, [V, most pieces]."""
     from scipy.ndimage import label
 
     maps: list[NDArray[np.int64]] = []
@@ -293,7 +297,7 @@ def masks_of_points(
     cameras: Sequence[rendering.Camera],
     points: NDArray[np.floating],
 ) -> MaskTable:
-    """The masks and which sparse points [P, 3] they cover; points that others hide in a view are not seen there."""
+    """The masks, and the sparse points [P, 3] that they cover. A view does not see points that other points hide."""
     points = np.asarray(points, np.float64)
     labels, seen = [], []
     for id_map, camera in zip(id_maps, cameras, strict=True):
@@ -312,16 +316,16 @@ def masks_of_gaussians(
     min_weight: float = 0.5,
     progress: Callable[[], None] | None = None,
 ) -> MaskTable:
-    """The masks and which Gaussians they cover.
+    """The masks, and the Gaussians that they cover.
 
-    A view sees a Gaussian of which it draws at least ``min_weight`` pixels; it is covered by the mask that gets more than
-    half of that. A Gaussian counts as many pixels as the views that see it draw of it on average.
+    A view sees a Gaussian if its blending weight in the view is at least ``min_weight`` pixels. A mask covers the Gaussian
+    if it gets more than half of this weight. The weight of a Gaussian as a point is its mean weight over the views that see it.
 
     Args:
-        id_maps: [H, W] a view, negative where there is no mask.
-        project: the Gaussians by the camera of a view.
-        max_points: so many Gaussians are drawn at random, if there are more that two views see.
-        min_weight: pixels.
+        id_maps: [H, W] for each view, negative where there is no mask.
+        project: projects the Gaussians by the camera of a view.
+        max_points: largest number of Gaussians. If two views see more, a random sample is taken.
+        min_weight: in pixels.
         progress: called after each view.
     """
     labels: list[NDArray[np.int64]] = []
@@ -357,25 +361,25 @@ def masks_of_gaussians(
     chosen = np.flatnonzero(count_seen >= min(2, len(id_maps)))
     if len(chosen) > max_points:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, max_points, replace=False))
-    # In units of the median Gaussian, so that `min_shared` means as much as with sparse points.
+    # In units of the median Gaussian, so that `min_shared` has the same meaning as with sparse points.
     weight = weight[chosen] / max(float(np.median(weight[chosen])) if len(chosen) else 1.0, 1e-9)
     return MaskTable.of_labels(np.stack(labels)[:, chosen], often[:, chosen], weight)
 
 
-# -------------------------------------------------------------------------------------------------------- the whole road
+# ------------------------------------------------------------------------------------------------------------ all steps
 
 
 @dataclass(frozen=True)
 class MaskTrust:
-    """What became of one mask."""
+    """The result for one mask."""
 
     view: int
     id: int
-    """In the old map of the view."""
+    """Id in the old map of the view."""
     new_id: int
-    """In the new maps: what most of its pixels are now; -1 for nothing."""
+    """Id of most of its pixels in the new maps; -1 for none."""
     trust: float
-    """Share of its pixels that are now what the mask as a whole was taken for, 0 to 1; 0 if it was dropped."""
+    """Share of its pixels that have, in the new map, the object that the mask was assigned to, 0 to 1; 0 if the mask was dropped."""
     pixels: int
 
 
@@ -384,7 +388,7 @@ class Association:
     """Maps whose ids agree between views."""
 
     maps: list[NDArray[np.int32]]
-    """[H, W] a view; -1 where nothing is known."""
+    """[H, W] for each view; -1 for no label."""
     masks: list[MaskTrust]
     labels: Labels | None
     """Class of each Gaussian: an index into `ids`. None without a splat."""
@@ -393,7 +397,7 @@ class Association:
 
 
 def group_masks(table: MaskTable) -> Ints:
-    """New ids from 1 for masks with unrelated ids, by falling size; -1 for those that one view alone has."""
+    """New ids from 1 for masks with unrelated ids, by decreasing size; -1 for masks of an object that only one view has."""
     pairs = overlaps(table)
     cluster = cluster_masks(table, pairs, min_score=MIN_SCORE, min_shared=MIN_POINTS)
     group = groups_in_several_views(table, attach_parts(table, pairs, cluster, min_inside=MIN_INSIDE))
@@ -405,7 +409,7 @@ def associate(
     cameras: Sequence[rendering.Camera],
     *,
     gaussians: rendering.Gaussians | None = None,
-    antialiased: bool = False,
+    antialiased: bool | None = None,
     points: NDArray[np.floating] | None = None,
     ids: Literal["keep", "new"] = "new",
     progress: Callable[[str], None] | None = None,
@@ -413,16 +417,16 @@ def associate(
     """Give masks ids that agree between views.
 
     Args:
-        id_maps: int [H, W] a view, negative where there is no mask.
+        id_maps: int [H, W] for each view, negative where there is no mask.
         cameras: of the views.
-        gaussians: a trained splat. Its labels are rendered again, which fills holes and corrects pixels.
+        gaussians: a trained splat. Its labels are rendered, which fills holes and corrects pixels.
         antialiased: as in `rendering.project`.
         points: [P, 3] sparse points, used if there are no Gaussians.
         ids: ``new`` for ids that are unrelated between views; ``keep`` for ids that mostly agree.
-        progress: called with a word on what is done, for every view of every pass.
+        progress: called with the name of the pass, for every view of every pass.
 
     Raises:
-        ValueError: there are neither Gaussians nor points, or no two views see the same.
+        AssociationError: there are neither Gaussians nor points, or no two views see the same part of the scene.
     """
     report = progress or (lambda text: None)
     arrays = [m.cpu().numpy() for m in id_maps]
@@ -438,13 +442,17 @@ def associate(
         if gaussians is not None:
             table = masks_of_gaussians(id_maps, project, progress=lambda: report("Comparing masks"))
         elif points is not None and len(points):
-            if ids == "keep":  # a switched object and the one whose id it took are two masks
+            if ids == "keep":  # a switched object, and the object whose id it took, are two masks
                 pieces, piece_ids = connected_pieces(arrays)
             table = masks_of_points(pieces, cameras, points)
         else:
-            raise ValueError("associating masks needs a splat or the scene's sparse points, found neither.")
+            raise AssociationError(
+                "associating masks needs a splat or the scene's sparse points, found neither."
+            )
         if len(table) == 0 or table.points.shape[1] == 0:
-            raise ValueError("no two views see the same part of the scene: are poses and maps of one scene?")
+            raise AssociationError(
+                "no two views see the same part of the scene: are poses and maps of one scene?"
+            )
     if table is not None and ids == "new":
         taken = paint(arrays, table, group_masks(table))
     elif table is not None:
@@ -485,7 +493,7 @@ def associate(
 def _trust(
     view: int, old: NDArray[np.integer], taken: NDArray[np.int32], new: NDArray[np.int32]
 ) -> list[MaskTrust]:
-    """What became of the masks of a view."""
+    """The results for the masks of a view."""
     masks = old[old >= 0]
     if masks.size == 0:
         return []

@@ -12,14 +12,14 @@ from gradiseg_ns import rendering
 from gradiseg_ns.votes.accumulate import Votes
 
 UNSEEN = -1
-"""Class of a Gaussian that no labelled pixel sees."""
+"""Class of a Gaussian that is visible in no labelled pixel."""
 CHUNK = 32
-"""Classes that are rendered at once."""
+"""Number of classes that are rendered at once."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A class for every Gaussian, and how sure the votes are."""
+    """A class for every Gaussian, and the confidence of the votes."""
 
     classes: Tensor
     """int64 [N], :data:`UNSEEN` without votes."""
@@ -28,7 +28,7 @@ class Labels:
 
     @property
     def seen(self) -> Tensor:
-        """bool [N]."""
+        """The Gaussians that have a class: bool [N]."""
         return self.classes >= 0
 
 
@@ -37,11 +37,11 @@ class ObjectConfidence:
     """How well the votes of an object's Gaussians agree."""
 
     gaussians: int
-    """How many carry its label."""
+    """Number of Gaussians with its label."""
     purity: float
     """Share of their weight that lies in pixels of the object, 0 to 1."""
     recall: float
-    """Share of the weight in the object's pixels that comes from them, 0 to 1."""
+    """Share of the weight in the object's pixels that comes from its Gaussians, 0 to 1."""
 
 
 def majority(votes: Votes) -> Labels:
@@ -56,8 +56,8 @@ def foreground(votes: Votes, classes: Sequence[int], weight: float = 1.0) -> Ten
 
     Args:
         votes: [N, K].
-        classes: what is foreground; all others are background.
-        weight: above 1 keeps only what is surely foreground, below 1 takes more in.
+        classes: the foreground; all other classes are background.
+        weight: above 1 selects fewer and surer Gaussians, below 1 selects more.
 
     Returns:
         bool [N]; Gaussians that were never seen are not foreground.
@@ -77,12 +77,12 @@ def foreground(votes: Votes, classes: Sequence[int], weight: float = 1.0) -> Ten
 
 
 def fill_unseen(labels: Labels, means: Tensor, count: int = 5) -> Labels:
-    """Give unseen Gaussians the label that most of their nearest seen neighbours have; their confidence stays 0.
+    """Give unseen Gaussians the label that most of their nearest seen neighbours have. Their confidence stays 0.
 
     Args:
         labels: of N Gaussians.
         means: [N, 3].
-        count: neighbours that are asked; of equally many votes the nearer one's wins.
+        count: number of neighbours. If two labels are equally frequent, the label of the nearer neighbour wins.
     """
     from scipy.spatial import KDTree
 
@@ -102,7 +102,7 @@ def fill_unseen(labels: Labels, means: Tensor, count: int = 5) -> Labels:
 
 
 def object_confidence(votes: Votes, labels: Labels) -> list[ObjectConfidence]:
-    """How sure the votes are of each class: K entries."""
+    """The confidence of each class: K entries."""
     own = labels.classes[votes.rows]
     weights = votes.weights.double()
     count = votes.shape[1]
@@ -128,12 +128,12 @@ def object_confidence(votes: Votes, labels: Labels) -> list[ObjectConfidence]:
 def render_classes(
     projection: rendering.Projection, classes: Tensor, *, min_weight: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The class that has the most weight in each pixel, of Gaussians with a class each.
+    """Render Gaussians that have one class each: the class with the most weight in each pixel.
 
     Args:
         projection: of N Gaussians.
         classes: int64 [N], negative for none.
-        min_weight: pixels whose best class has no more weight than that get none.
+        min_weight: a pixel whose best class has at most this weight gets no class.
 
     Returns:
         int64 [H, W], -1 for none, and the weight of that class, float32 [H, W].

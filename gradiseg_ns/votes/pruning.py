@@ -1,24 +1,23 @@
-"""Pruning with a guarantee: Gaussians go, and no training view changes by more than a bound that was checked.
+"""Pruning with a guarantee: Gaussians are removed, and no training view changes by more than a bound. The bound is checked.
 
-arXiv 2409.11681 prunes by |d mean(render) / d DC colour|, summed over the training views. Rendering is linear in the
-colour, so up to a constant that is each Gaussian's blending weight over all pixels, `backproject` of ones. It says how much
-a Gaussian is seen, not how much the picture changes without it. That change is known too: at pixel p the colour is affine
-in alpha_i(p), so without Gaussian i it moves by exactly -d_i(p),
+arXiv 2409.11681 prunes by |d mean(render) / d DC colour|, summed over the training views. Rendering is linear in the colour, so
+up to a constant this is each Gaussian's blending weight over all pixels, `backproject` of ones. It shows how much of a Gaussian
+is visible, not how much the picture changes without it. This change is also known: at pixel p the colour is affine in
+alpha_i(p), so without Gaussian i it changes by exactly -d_i(p),
 
     d_i(p) = o_i dC(p) / do_i = w_i(p) (c_i - what is behind i),
 
-unless the early stop of blending (transmittance 1e-4) moves. Gradients with respect to opacities give sums over pixels of
-d_i with any weights, for all Gaussians at once.
+if the early stop of blending (transmittance 1e-4) stays in its place. Gradients with respect to opacities give sums over
+pixels of d_i with any weights, for all Gaussians at once.
 
-Per pixel (``bound="pixel"``): those whose change is small as a norm over all pixels leave, estimated with random signs r:
-E (sum_p r(p) d_i(p))^2 = sum_p d_i(p)^2. Then view after view is rendered; where the error is above the bound, what drives it
-comes back: the weights are the sign of the error times its excess, and the largest drivers return until their
-sum makes up for the excess. Where first order does not help (the early stop), all that touches these pixels comes back. It ends
-with a round over all views in which nothing had to. docs/pruning.md compares the strategies that lost.
+Per pixel (``bound="pixel"``): Gaussians are removed if the norm of their change over all pixels is small. The norm is estimated
+with random signs r: E (sum_p r(p) d_i(p))^2 = sum_p d_i(p)^2. Then all views are rendered one after the other. Where the error is
+above the bound, the Gaussians that cause it are put back: the weights are the sign of the error times its excess, and the Gaussians
+with the largest sums return until together they make up for the excess. If first order does not help (because of the early stop),
+all Gaussians that touch these pixels are put back. A round over all views in which no Gaussian is put back ends the search.
 
-Per view (``bound="view"``, a looser promise): the mean error of every view. It grows rather steadily with the number removed,
-so one cut through the contributions is found by bisection, and checked. Measured on two scenes with a bound of 1/510: 2.5 and 1.1 %
-go per pixel, 28 and 21 % per view. One cut per pixel: below 0.1 %, whatever it is ranked by.
+Per view (``bound="view"``, a weaker promise): the mean error of every view. It grows rather steadily with the number of removed
+Gaussians, so bisection finds one cut through the sorted contributions, and the cut is checked. docs/pruning.md has measurements.
 """
 
 from __future__ import annotations
@@ -34,29 +33,34 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.tools.errors import GradisegError
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many views of it are done, and of how many."""
+"""Called with the name of the pass, the number of views done, and the number of all views."""
 
 CANDIDATES = 4.0
-"""Those leave at first whose change, as a norm over all pixels and views, is below so many times the bound."""
+"""A Gaussian is removed at first if its change, as a norm over all pixels and views, is at most this number times the bound."""
 MEMORY = 2 << 30
-"""Bytes: the pictures of the unpruned splat are kept up to so many, beyond they are rendered again each time."""
+"""Bytes: pictures of the unpruned splat are kept if all fit into this size. Else they are rendered again each time."""
 BISECTIONS = 10
-"""Of the cut of ``bound="view"``: to a thousandth of the candidates."""
-_GROWTH = 1.6  # each attempt at a view puts back so many times what first order asks for
+"""Number of bisections for the cut of ``bound="view"``: it is exact to a thousandth of the candidates."""
+_GROWTH = 1.6  # factor by which each attempt at a view puts back more than first order requires
 _ATTEMPTS = 4  # by first order; then everything in the pixels returns
-_ROUNDS = 3  # after so many rounds first order is not tried any more: cancelling errors could make it go on for long
+_ROUNDS = 3  # number of rounds that try first order; errors that cancel could make it continue for long
+
+
+class PruneError(GradisegError):
+    """The views show nothing of the splat; the message says why."""
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What stays, and what was measured on exactly that."""
+    """The Gaussians that stay, and the errors of exactly these."""
 
     kept: Tensor
     """bool [N]; at least one is true."""
     ratio: float
-    """Share removed, 0 to 1."""
+    """Share of removed Gaussians, 0 to 1."""
     max_error: float
     """Largest |pruned - original| over all views, pixels, channels and backgrounds, of pictures in 0..1."""
     view_error: float
@@ -66,9 +70,9 @@ class PruneResult:
     psnr: float
     """dB between pruned and original, over everything; infinite if they are equal."""
     per_object: dict[int, tuple[int, int]]
-    """Object id (-1: unknown): how many of its Gaussians were removed, of how many. Empty without labels."""
+    """For each object id (-1: unknown), the number of its removed Gaussians and of all its Gaussians. Empty without labels."""
     rounds: int
-    """How often all views were gone through."""
+    """Number of rounds over all views."""
     seconds: float
 
 
@@ -76,10 +80,10 @@ class PruneResult:
 def contributions(
     splat: Splat, cameras: Sequence[rendering.Camera], progress: Progress | None = None
 ) -> Tensor:
-    """Blending weight of every Gaussian over all pixels of all views: float32 [N], in pixels. Zero: it shows nowhere.
+    """Blending weight of every Gaussian over all pixels of all views: float32 [N], in pixels. Zero means visible nowhere.
 
     Raises:
-        ValueError: there are no cameras.
+        PruneError: there are no cameras.
     """
     _check_cameras(cameras)
     total = splat.means.new_zeros(len(splat))
@@ -101,22 +105,23 @@ def prune(
     *,
     bound: Literal["pixel", "view"] = "pixel",
 ) -> PruneResult:
-    """Removes as many Gaussians as it finds while every view stays within a bound; what is returned was checked.
+    """Removes as many Gaussians as it can while every view stays within a bound. The result is checked on all views.
 
     Args:
         splat: N Gaussians; not changed.
-        cameras: of all training views. Nothing is promised for others.
+        cameras: of all training views. The bound does not cover other views.
         max_error: of pictures in 0..1. 1/510 is half a grey level of 8 bits.
-        background: [3] in 0..1. None: the bound holds over black and over white, hence over what lies between
-            wherever nothing is overexposed, and alpha cannot change unseen.
-        among: bool [N], which may go; None: all.
+        background: [3] in 0..1. None: the bound holds over black and over white, and so over any background in between, except
+            where a picture is overexposed. Then it also bounds changes of alpha.
+        among: bool [N], the Gaussians that may be removed; None: all.
         bound: "pixel": no channel of any pixel changes by more. "view": no view changes by more on average.
 
     Returns:
-        The Gaussians to keep (`Splat.select`), one at least, with the errors of exactly these.
+        The Gaussians to keep (`Splat.select`), at least one, with the errors of exactly these.
 
     Raises:
-        ValueError: there are no cameras, max_error is not a positive number, a shape does not fit, or no camera sees anything.
+        PruneError: there are no cameras, or no camera sees a Gaussian.
+        ValueError: max_error is not a positive number, or a shape does not fit.
     """
     start = time.perf_counter()
     _check_cameras(cameras)
@@ -133,12 +138,12 @@ def prune(
 
     weights = contributions(splat, cameras, progress)
     if not bool((weights > 0).any()):
-        raise ValueError(
+        raise PruneError(
             f"The {len(cameras)} cameras see nothing of the {len(splat)} Gaussians: check that splat and cameras are of one "
             "scene, in the same frame and scale (a PLY file may lack the run's transform), with z pointing forward."
         )
     may_go = torch.ones_like(weights, dtype=torch.bool) if among is None else among.to(weights.device).clone()
-    may_go[weights.argmax()] = False  # something is left, whatever the bound
+    may_go[weights.argmax()] = False  # at least one Gaussian stays for any bound
     views = _Views(splat, cameras, background, progress)
     if bound == "pixel":
         kept, errors, rounds = _repair(
@@ -172,7 +177,7 @@ def prune(
 
 @dataclass
 class _Errors:
-    """Of the views seen so far."""
+    """Errors of the views that were rendered so far."""
 
     worst: float = 0.0
     view_mean: float = 0.0
@@ -181,7 +186,7 @@ class _Errors:
     count: int = 0
 
     def add(self, difference: Tensor) -> None:
-        """Of a view: [B, H, W, 3] over the backgrounds."""
+        """Add the difference of a view, [B, H, W, 3] over the backgrounds."""
         size = difference.abs()
         self.worst = max(self.worst, float(size.max()))
         self.view_mean = max(self.view_mean, float(size.mean(dim=(1, 2, 3)).max()))
@@ -191,7 +196,7 @@ class _Errors:
 
 
 class _Views:
-    """The unpruned splat as its cameras see it, and how far a pruned one is from that."""
+    """The pictures of the unpruned splat, and the difference of a pruned one from them."""
 
     def __init__(
         self,
@@ -235,7 +240,7 @@ class _Views:
 
 
 def _changes(views: _Views) -> Tensor:
-    """How much the pictures change without each Gaussian: an estimate of the norm over all pixels and views, [N]."""
+    """The change of the pictures without each Gaussian: an estimate of its norm over all pixels and views, [N]."""
     splat = views.splat
     generator = torch.Generator().manual_seed(0)
     squares = splat.means.new_zeros(len(splat))
@@ -273,7 +278,7 @@ def _repair(views: _Views, kept: Tensor, max_error: float) -> tuple[Tensor, _Err
 def _repair_view(
     views: _Views, index: int, kept: Tensor, difference: Tensor, max_error: float, rounds: int
 ) -> Tensor:
-    """Puts Gaussians back, into ``kept``, until a view is within the bound; returns its difference then."""
+    """Puts Gaussians back, into ``kept``, until a view is within the bound. Returns the final difference of the view."""
     splat, camera = views.splat, views.cameras[index]
     projection = splat.project(camera)
     colors = splat.colors(camera, projection.radii[0] > 0)
@@ -282,7 +287,7 @@ def _repair_view(
         excess = (difference.abs() - max_error).clamp(min=0)
         back = torch.zeros_like(kept)
         if attempt < _ATTEMPTS:
-            # the error is -sum d_i over the removed: those whose d_i points against it drive it
+            # the error is -sum d_i over the removed Gaussians: those whose d_i has the opposite sign cause it
             drive = -views.weighted_changes(projection, colors, difference.sign() * excess)
             drive = torch.where(kept, 0.0, drive).clamp(min=0)
             sorted_drive, order = drive.sort(descending=True)
@@ -294,11 +299,11 @@ def _repair_view(
             above = (excess.amax(dim=(0, 3)) > 0)[..., None].to(colors)
             back = ~kept & (rendering.transpose(projection, above)[:, 0] > 0)
             if not bool(back.any()):
-                # What is in the way has no weight of its own: it made the original stop. Seen alone, it has.
+                # These Gaussians have no weight of their own, because they made the original stop. Rendered alone, they have.
                 removed = (~kept).nonzero()[:, 0]
                 alone = rendering.transpose(splat.select(removed).project(camera), above)[:, 0]
                 back[removed[alone > 0]] = True
-                if not bool(back.any()):  # nothing removed is near: only rounding can have moved the picture
+                if not bool(back.any()):  # no removed Gaussian is near, only rounding moved the picture
                     back = ~kept
         kept |= back
         attempt = attempt + 1 if bool(back.any()) else _ATTEMPTS
@@ -307,7 +312,7 @@ def _repair_view(
 
 
 def _bisect(views: _Views, weights: Tensor, may_go: Tensor, max_error: float) -> tuple[Tensor, _Errors, int]:
-    """The longest run of smallest contributions that can go, found by bisection: every view's mean is within the bound."""
+    """The largest number of Gaussians, in order of contribution, that can be removed with every view's mean within the bound."""
     order = torch.where(may_go, weights, math.inf).argsort(stable=True)[: int(may_go.sum())]
 
     def measure(count: int) -> tuple[Tensor, _Errors]:
@@ -335,7 +340,7 @@ def _bisect(views: _Views, weights: Tensor, may_go: Tensor, max_error: float) ->
 
 def _check_cameras(cameras: Sequence[rendering.Camera]) -> None:
     if not cameras:
-        raise ValueError("There are no cameras: pruning compares the pictures of all training views.")
+        raise PruneError("There are no cameras: pruning compares the pictures of all training views.")
 
 
 def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:

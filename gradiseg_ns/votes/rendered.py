@@ -1,8 +1,8 @@
-"""Labels for cutting: which object each Gaussian shows, by the votes of the maps that the scene itself renders.
+"""Labels for cut-outs: the object that each Gaussian shows, by the votes of the maps that the scene itself renders.
 
-An encoding says to which object a Gaussian belongs by what was learned of it. What lies in the shadow of an object, or below it, is seen through it
-or at its edge only, and learns its encoding from there: cut out with the object, it is a halo around it. Its blending weight
-(arXiv 2409.11681) lies in pixels that show something else, and tells.
+A Gaussian in an object's shadow, or under it, is seen only through the object or at its edge. It learns the object's encoding and
+appears as a halo when the object is cut out. Most of its blending weight (arXiv 2409.11681) lies in pixels of other objects, so we
+label by weight instead.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import majority
 
 VIEWS = 64
-"""Views that are enough, evenly spread."""
+"""Number of views that are enough, evenly spread."""
 _SEEN = 1e-3
-"""Below this weight in all views, in pixels, a Gaussian is not seen."""
+"""Up to this weight in all views, in pixels, a Gaussian counts as unseen."""
 
 
 @torch.no_grad()
@@ -30,20 +30,22 @@ def rendered_labels(
     count: int,
     cameras: Iterable[rendering.Camera],
     *,
-    antialiased: bool = False,
+    antialiased: bool | None = None,
 ) -> Tensor:
     """The class that has most of each Gaussian's weight in the classified identity maps of some views.
+
+    Pixels with an accumulation of at most 0.1 have no class.
 
     Args:
         gaussians: N Gaussians.
         identity: [N, D].
-        classify: the class of each encoding, [..., D] to int64 [...]; negative where it has none.
+        classify: gives the class of each encoding, [..., D] to int64 [...]; negative for no class.
         count: K.
-        cameras: of the views, at most `VIEWS` make sense.
+        cameras: of the views; `VIEWS` of them are enough.
         antialiased: as in `rendering.project`.
 
     Returns:
-        int64 [N]; for what no view sees, the class of its own encoding.
+        int64 [N]; a Gaussian that no view sees gets the class of its own encoding.
     """
 
     def views() -> Iterator[tuple[rendering.Camera, Tensor]]:
@@ -58,5 +60,5 @@ def rendered_labels(
 
 
 def spread_views(count: int, most: int = VIEWS) -> list[int]:
-    """At most so many of some views, evenly spread, by their indices."""
+    """Indices of at most ``most`` of ``count`` views, evenly spread."""
     return sorted({i * count // most for i in range(most)}) if count > most else list(range(count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -91,7 +92,7 @@ def test_where_nothing_is_solid_the_map_stays(scene: Scene) -> None:
     projection, labels, _, classes = scene
     switched = torch.where(classes == LEFT, 3, classes)
     gaussians, _ = wall()
-    faint = gaussians._replace(opacities=torch.where(labels == LEFT, 0.1, gaussians.opacities))
+    faint = replace(gaussians, opacities=torch.where(labels == LEFT, 0.1, gaussians.opacities))
     found = agreed(rendering.project(faint, camera()), labels, switched)
     inside = torch.zeros_like(classes, dtype=torch.bool)
     inside[20:28, 12:20] = True

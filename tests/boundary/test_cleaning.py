@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_the_end_that_sticks_out_is_found_and_no_other() -> None:
 def test_the_axis_is_the_gaussians_own() -> None:
     # the second axis lies along -x now: a quarter turn about z
     quarter = torch.tensor([math.cos(math.pi / 4), 0, 0, math.sin(math.pi / 4)]).repeat(3, 1)
-    gaussians = _rods(quarter)._replace(scales=_rods().scales[:, [1, 0, 2]])
+    gaussians = replace(_rods(quarter), scales=_rods().scales[:, [1, 0, 2]])
     found = find_overshoot(gaussians, LABELS.to(here()), [_view(-0.4), _view(0.0)])
     expected = torch.zeros(3, 3, 2, dtype=torch.bool)
     expected[0, 1, 0] = expected[2, 1, 1] = True
@@ -135,7 +136,7 @@ def test_a_centre_behind_the_camera_has_no_say() -> None:
         torch.tensor([[0.01, 0.01, 4.9 / REACH]]),
         torch.ones(1),
     )
-    before = rod._replace(means=rod.means + torch.tensor([0, 0, 1.1]), scales=rod.scales * 3.7 / 4.9)
+    before = replace(rod, means=rod.means + torch.tensor([0, 0, 1.1]), scales=rod.scales * 3.7 / 4.9)
     labels = torch.ones(1, dtype=torch.int64)
     assert not find_overshoot(rod, labels, [_view(0.0)]).views.any()
     assert find_overshoot(before, labels, [_view(0.0)]).views[0, 2].tolist() == [0, 1]
@@ -160,7 +161,7 @@ def test_drawing_an_end_in_leaves_the_other_where_it_is() -> None:
     means, scales = draw_in(gaussians.means, gaussians.quats, gaussians.scales.log(), chosen, kept=0.5)
     assert means.dtype == scales.dtype == torch.float64
     before = axis_ends(gaussians)
-    after = axis_ends(gaussians._replace(means=means, scales=scales.exp()))
+    after = axis_ends(replace(gaussians, means=means, scales=scales.exp()))
     axis, end = index % 3, index // 3 % 2
     torch.testing.assert_close(after[index, axis, 1 - end], before[index, axis, 1 - end], rtol=0, atol=1e-6)
     half = (gaussians.means + before[index, axis, end]) / 2
@@ -194,7 +195,7 @@ def test_a_few_rounds_bring_ends_home() -> None:
     rounds = 0
     while (ends := find_overshoot(gaussians, LABELS.to(here()), views).ends()).any():
         means, scales = draw_in(gaussians.means, gaussians.quats, gaussians.scales.log(), ends)
-        gaussians = gaussians._replace(means=means, scales=scales.exp())
+        gaussians = replace(gaussians, means=means, scales=scales.exp())
         rounds += 1
         assert rounds <= 4
     assert rounds >= 1

@@ -174,9 +174,9 @@ def test_measures_by_name() -> None:
 
 @pytest.mark.gpu
 def test_ambiguity_on_cuda_is_that_of_the_cpu() -> None:
-    gaussians = rendering.Gaussians(*(t.cpu() for t in random_gaussians(300)))
+    gaussians = random_gaussians(300).map(lambda t: t.cpu())
     views = [(c._replace(viewmat=c.viewmat.cpu(), K=c.K.cpu()), ids.cpu()) for c, ids in _views(3, 40)]
-    on_cuda = rendering.Gaussians(*(t.cuda() for t in gaussians))
+    on_cuda = gaussians.map(lambda t: t.cuda())
     moved = [(c._replace(viewmat=c.viewmat.cuda(), K=c.K.cuda()), ids.cuda()) for c, ids in views]
     found, expected = ambiguity(on_cuda, moved, 40), ambiguity(gaussians, views, 40)
     seen = expected.votes.total() > 0.1  # below, a pixel more or less changes everything

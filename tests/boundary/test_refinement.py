@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -260,7 +261,7 @@ class Scene:
         self.rgb = torch.rand(count, 3, requires_grad=True)
         self.identity = torch.randn(count, DIM, requires_grad=True)
         self.opacity = gaussians.opacities.clone().requires_grad_()
-        gaussians = gaussians._replace(opacities=self.opacity)
+        gaussians = replace(gaussians, opacities=self.opacity)
         self.gaussians = gaussians
         self.classifier = torch.nn.Linear(DIM, 3).to(here())
         self.photo = torch.rand(self.view.height, self.view.width, 3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import shutil
@@ -18,10 +19,11 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from gradiseg_ns import sources
 from gradiseg_ns.data import datamanager, dataset
 from gradiseg_ns.data.datamanager import GradisegDataManager, GradisegDataManagerConfig
 from gradiseg_ns.data.dataset import InstanceDataset
-from gradiseg_ns.data.id_maps import IGNORE, IdMapError
+from gradiseg_ns.data.id_maps import IGNORE, IdMapError, scan_object_ids
 from gradiseg_ns.data.poses import PoseError
 
 COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]])  # as in conftest.py
@@ -457,3 +459,40 @@ def test_no_evaluation_views(tmp_path: Path, scenes: ModuleType) -> None:
     dm = manager(scenes.write_nerfstudio(tmp_path, views=5))
     assert len(dm.eval_dataset) == 0 and dm.eval_dataset.id_map_filenames == []
     assert dm.fixed_indices_eval_dataloader == []
+
+
+def number_pixels(data: Path) -> Path:
+    """Every pixel of every map gets an id of its own."""
+    for view, path in enumerate(sorted((data / "object_mask").glob("*.png"))):
+        ids = np.arange(32 * 48, dtype=np.int32).reshape(32, 48) + view * 32 * 48
+        np.save(path.with_suffix(".npy"), ids)
+        path.unlink()
+    return data
+
+
+def test_every_pixel_its_own_id(tmp_path: Path, scenes: ModuleType, warnings: list[str]) -> None:
+    data = number_pixels(scenes.write_nerfstudio(tmp_path / "scene", 10))
+    with pytest.raises(
+        IdMapError,
+        match=r"13,824 object ids .* take.* GB .*At most 3,000.*--pipeline.datamanager.max-objects",
+    ):
+        manager(data)
+    dm = manager(data, max_objects=13_824)
+    assert len(dm.train_dataset.metadata["object_ids"]) == 13_824
+    assert any("13,824 object ids" in told for told in warnings)
+    assert manager(data, mode="test").id_scan is None, "only training counts"
+    with pytest.raises(IdMapError, match="At most 3,000"):  # what lift and associate open
+        sources.load_scene(data)
+    assert len(sources.load_scene(data, max_objects=0).manager.id_scan.ids) == 13_824  # type: ignore[union-attr]
+
+
+def test_more_values_than_can_be_counted(
+    tmp_path: Path, scenes: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = number_pixels(scenes.write_nerfstudio(tmp_path / "scene", 10))
+    scan = functools.partial(scan_object_ids, most=1000)
+    monkeypatch.setattr(datamanager, "scan_object_ids", scan)
+    with pytest.raises(IdMapError, match="1,536 different values"):
+        manager(data, max_objects=0)
+    (item,) = manager(data, mode="test").cached_eval
+    assert bool((item["id_map"] == IGNORE).all()), "evaluation goes on without them"

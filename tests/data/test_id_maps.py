@@ -8,22 +8,28 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from gradiseg_ns.data import id_maps
 from gradiseg_ns.data.id_maps import (
     IGNORE,
+    MANY_OBJECTS,
+    MAX_OBJECTS,
     IdMapError,
+    check_count,
     check_map_size,
     find_id_maps,
     find_object_names,
     read_frame_maps,
     read_id_map,
     read_object_names,
+    read_transforms,
     resize_id_map,
     scan_object_ids,
     undistort_id_map,
     undistortion_lookup,
+    view_name,
 )
 
 RNG = np.random.default_rng(0)
@@ -421,3 +427,52 @@ def test_reading_from_many_threads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as executor:
         for read in executor.map(read_id_map, [path] * 64):
             np.testing.assert_array_equal(read, ids)
+
+
+# ----------------------------------------------------------------------------------------- as many ids as there are pixels
+
+
+def test_many_ids_are_told_and_more_are_refused() -> None:
+    assert check_count(MANY_OBJECTS - 1) is None
+    told = check_count(2000)
+    assert told is not None and "2,000 object ids" in told and "4.2 GB" in told
+    for count, most in ((MAX_OBJECTS + 1, MAX_OBJECTS), (11, 10)):
+        with pytest.raises(
+            IdMapError,
+            match=rf"{count:,} object ids.* GB.*At most {most:,}.*--pipeline\.datamanager\.max-objects",
+        ):
+            check_count(count, most)
+    assert check_count(MAX_OBJECTS + 1, 0) is not None
+
+
+def test_values_are_not_counted_beyond_a_bound(tmp_path: Path) -> None:
+    """Twelve photos of numbered pixels were gigabytes of numbers."""
+    read: list[int] = []
+
+    def numbered(place: int) -> NDArray[np.int32]:
+        read.append(place)
+        return np.arange(3072, dtype=np.int32).reshape(48, 64) + 3072 * place
+
+    with pytest.raises(
+        IdMapError, match=r"The first 4 of 100 id maps hold 12,288 different values, more than the 10,000"
+    ):
+        scan_object_ids([""] * 100, progress=False, read=numbered, workers=1, most=10_000)
+    assert len(read) < 20
+    with pytest.raises(IdMapError, match=r"The id map a.* holds 3,072 different values"):
+        scan_object_ids(["a"], progress=False, read=numbered, most=3000)
+    scan = scan_object_ids(["a", "b"], progress=False, read=numbered, most=3072 * 2)
+    assert len(scan.ids) == 6144 and list(scan.ids_of_maps[1]) == list(range(3072, 6144))
+
+
+@pytest.mark.parametrize("name", ["object_names.json", "transforms.json"])
+def test_lists_in_lists_are_no_fault_of_the_program(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"frames": ' + "[" * 100_000)
+    with pytest.raises(
+        IdMapError, match=rf"{name}.* cannot be read \(lists or objects lie in each other too deeply\)"
+    ):
+        read_object_names(tmp_path / name) if "names" in name else read_transforms(tmp_path)
+
+
+def test_a_view_has_one_name_at_any_size(tmp_path: Path) -> None:
+    for photo in ("images/left/1.jpg", "images_4/left/1.png"):
+        assert view_name(tmp_path / photo, tmp_path) == "images/left/1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from scipy import ndimage
 
 from gradiseg_ns.evaluation.metrics import (
@@ -313,7 +315,18 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gradiseg_ns.evaluation.metrics.os.replace", full_disk)
+    monkeypatch.setattr("gradiseg_ns.tools.atomic.os.replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_table(path, result)
     assert path.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["masks.csv"]
+
+
+def test_names_of_others_are_printed_as_they_are() -> None:
+    metrics = MaskMetrics(object_ids=[0, 1], names={0: "[/red]cup\x1b[2J", 1: "[bold]"})
+    metrics.update("[/view]\x00", np.zeros((4, 4), np.int32), np.zeros((4, 4), np.int32))
+    metrics.update("b", np.ones((4, 4), np.int32), np.zeros((4, 4), np.int32))  # 1 is spurious
+    output = io.StringIO()
+    print_table(metrics.result(), Console(file=output, width=200))
+    for text in (r"[/red]cup\x1b[2J", r"[bold] (1 views", "b"):
+        assert text in output.getvalue(), output.getvalue()
+    assert "\x1b" not in output.getvalue() and "\x00" not in output.getvalue()

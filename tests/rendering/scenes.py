@@ -9,6 +9,8 @@ from torch import Tensor
 
 from gradiseg_ns.rendering import Camera, Gaussians, Projection, oracle, project, rasterize
 
+GEOMETRY = ("means", "quats", "scales", "opacities")
+
 
 def random_camera(width: int = 70, height: int = 52, seed: int = 0) -> Camera:
     """A camera near the origin that looks along +z, slightly turned; neither size is a multiple of 16."""
@@ -47,7 +49,7 @@ def has_near_tie(
 ) -> bool:
     """Whether a pixel is so close to a threshold (1/255, 0.999, T = 1e-4), or a radius to a whole number, that float32 may
     decide otherwise than float64; one such flip is worth 1e-4 in norm and says nothing about the kernels."""
-    doubles = Gaussians(*(t.double() for t in gaussians))
+    doubles = gaussians.map(lambda t: t.double())
     projection = project(doubles, camera, antialiased=antialiased, backend="torch")
     rounded = project(gaussians, camera, antialiased=antialiased, backend="cpu")
     if not torch.equal(projection.radii, rounded.radii):
@@ -104,7 +106,7 @@ def run(
         return tensor.to(device, dtype).clone().requires_grad_()
 
     features = [leaf(fixed(len(gaussians.means), size)) for size in sizes]
-    parameters = [leaf(t) for t in gaussians]
+    parameters = [leaf(t) for t in gaussians.tensors]
     viewmat = leaf(camera.viewmat)
     projection = project(
         Gaussians(*parameters),
@@ -123,7 +125,7 @@ def run(
         loss = loss + (rendered * fixed(height, width, rendered.shape[2])).sum()
     loss.backward()
     result = {f"map {k}": m for k, m in enumerate(maps)} | {"alpha": alpha}
-    result |= {name: t.grad for name, t in zip(Gaussians._fields, parameters, strict=True)}
+    result |= {name: t.grad for name, t in zip(GEOMETRY, parameters, strict=True)}
     result |= {f"features {k}": f.grad for k, f in enumerate(features)}
     result |= {
         "viewmat": viewmat.grad,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gsplat
 import pytest
 import torch
 
 from gradiseg_ns.rendering import (
-    Gaussians,
     backproject,
     crop,
     project,
@@ -77,7 +78,7 @@ def test_projection_agrees_with_gsplats_own_torch():
     """gsplat ships its projection in plain torch: the one part of it that runs without CUDA."""
     from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
 
-    gaussians, camera = Gaussians(*(t.double() for t in random_gaussians(400))), random_camera()
+    gaussians, camera = random_gaussians(400).map(lambda t: t.double()), random_camera()
     covariances, _ = _quat_scale_to_covar_preci(gaussians.quats, gaussians.scales, True, False, triu=False)
     radii, means2d, depths, conics, _ = _fully_fused_projection(
         gaussians.means,
@@ -87,7 +88,7 @@ def test_projection_agrees_with_gsplats_own_torch():
         camera.width,
         camera.height,
     )
-    projection = project(Gaussians(*(t.float() for t in gaussians)), camera)
+    projection = project(gaussians.map(lambda t: t.float()), camera)
     assert (projection.radii != radii).double().mean() < 0.01  # a radius on the edge of a whole number
     index = only_visible(projection)
     assert 100 < len(index) < 400
@@ -120,7 +121,7 @@ def test_backproject_is_the_transpose_of_render():
 def test_backproject_agrees_with_the_oracle(seeds):
     gaussians, camera = random_gaussians(120, seeds[0]), random_camera(seed=seeds[0])
     maps = torch.randn(camera.height, camera.width, 20)
-    doubles = Gaussians(*(t.double() for t in gaussians))
+    doubles = gaussians.map(lambda t: t.double())
     expected = backproject(doubles, camera, maps.double(), backend="torch")
     assert relative_error(backproject(gaussians, camera, maps), expected) < TOLERANCE
 
@@ -131,7 +132,7 @@ def test_a_resting_group_moves_nothing():
     for moves in (False, True):
         means = gaussians.means.clone().requires_grad_()
         features = torch.randn(len(means), 8, requires_grad=True)
-        projection = project(gaussians._replace(means=means), camera)
+        projection = project(replace(gaussians, means=means), camera)
         (rendered,), _ = rasterize(projection, [features], geometry_grad=[moves])
         rendered.square().sum().backward()
         assert features.grad.abs().sum() > 0
@@ -141,7 +142,7 @@ def test_a_resting_group_moves_nothing():
 def test_alpha_moves_the_geometry_without_any_moving_group():
     gaussians, camera = random_gaussians(), random_camera()
     opacities = gaussians.opacities.clone().requires_grad_()
-    projection = project(gaussians._replace(opacities=opacities), camera)
+    projection = project(replace(gaussians, opacities=opacities), camera)
     _, alpha = rasterize(projection, [torch.randn(len(opacities), 4)], geometry_grad=[False])
     alpha.sum().backward()
     assert opacities.grad.abs().sum() > 0
@@ -190,14 +191,14 @@ def test_spherical_harmonics(degree):
 def test_finite_differences_of_the_oracle():
     """The oracle's gradients are autograd's, but its hand-made detours (culling, stops) need a check of their own."""
     gaussians, camera = (
-        Gaussians(*(t.double() for t in random_gaussians(25, 3))),
+        random_gaussians(25, 3).map(lambda t: t.double()),
         random_camera(33, 17, seed=3),
     )
     weights = torch.randn(17, 33, 2, dtype=torch.float64)
 
     def loss(means: torch.Tensor) -> torch.Tensor:
         features = torch.linspace(0, 1, 50, dtype=torch.float64).reshape(25, 2)
-        return (render(gaussians._replace(means=means), camera, features, backend="torch")[0] * weights).sum()
+        return (render(replace(gaussians, means=means), camera, features, backend="torch")[0] * weights).sum()
 
     means = gaussians.means.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(means), means)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,7 +39,7 @@ def test_values_and_gradients_agree(sizes, geometry_grad, antialiased):
 def test_backproject_agrees():
     gaussians, camera = random_gaussians(), random_camera()
     maps = torch.randn(camera.height, camera.width, 45)
-    on_gpu = Gaussians(*(t.cuda() for t in gaussians))
+    on_gpu = gaussians.map(lambda t: t.cuda())
     sums = backproject(on_gpu, camera, maps.cuda())
     assert sums.is_cuda and relative_error(sums.cpu(), backproject(gaussians, camera, maps)) < 1e-3
 
@@ -46,8 +48,8 @@ def test_backproject_agrees():
 def test_nothing_to_see():
     camera = random_camera()
     for n in (0, 20):
-        gaussians = Gaussians(*(t[:n].cuda() for t in random_gaussians(20)))
-        gaussians = gaussians._replace(means=gaussians.means - torch.tensor([0, 0, 100.0]).cuda())
+        gaussians = random_gaussians(20).map(lambda t, n=n: t[:n].cuda())
+        gaussians = replace(gaussians, means=gaussians.means - torch.tensor([0, 0, 100.0]).cuda())
         maps, alpha = render(gaussians, camera, torch.ones(n, 3).cuda())
         assert (
             maps.shape == (camera.height, camera.width, 3)
@@ -60,16 +62,16 @@ def test_nothing_to_see():
 @gpu
 def test_a_bad_gaussian_harms_no_other():
     gaussians, camera = random_gaussians(60), random_camera()
-    expected, _ = render(Gaussians(*(t[:59].cuda() for t in gaussians)), camera, torch.ones(59, 3).cuda())
+    expected, _ = render(gaussians.map(lambda t: t[:59].cuda()), camera, torch.ones(59, 3).cuda())
     for field, value in (
         ("means", float("nan")),
         ("quats", 0.0),
         ("scales", float("nan")),
         ("opacities", float("nan")),
     ):
-        spoilt = gaussians._replace(**{field: getattr(gaussians, field).clone()})
+        spoilt = replace(gaussians, **{field: getattr(gaussians, field).clone()})
         getattr(spoilt, field)[-1] = value
-        maps, _ = render(Gaussians(*(t.cuda() for t in spoilt)), camera, torch.ones(60, 3).cuda())
+        maps, _ = render(spoilt.map(lambda t: t.cuda()), camera, torch.ones(60, 3).cuda())
         assert torch.isfinite(maps).all() and relative_error(maps, expected) < 1e-5, field
 
 

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from gradiseg_ns.grouping.densification import GradisegStrategy  # noqa: E402
 from gradiseg_ns.rendering import Camera, Gaussians, Projection, gsplat_backend, gsplat_versions, oracle  # noqa: E402
 
 from .scenes import (  # noqa: E402
+    GEOMETRY,
     assert_alike,
     random_camera,
     random_gaussians,
@@ -371,8 +373,8 @@ def test_backproject_and_a_part_of_a_picture_agree_with_the_cpus():
 def test_no_gaussians_and_none_that_is_seen():
     camera = random_camera()
     for count in (0, 20):
-        gaussians = Gaussians(*(t[:count].clone().requires_grad_() for t in random_gaussians(20)))
-        away = gaussians._replace(means=gaussians.means - torch.tensor([0, 0, 100.0]))
+        gaussians = random_gaussians(20).map(lambda t, count=count: t[:count].clone().requires_grad_())
+        away = replace(gaussians, means=gaussians.means - torch.tensor([0, 0, 100.0]))
         for antialiased in (False, True):
             maps, alpha = rendering.render(
                 away, camera, torch.ones(count, 3), antialiased=antialiased, backend="gsplat"
@@ -385,10 +387,10 @@ def test_no_gaussians_and_none_that_is_seen():
 def test_a_bad_gaussian_harms_no_other():
     gaussians, camera = random_gaussians(60), random_camera()
     expected, _ = rendering.render(
-        Gaussians(*(t[:59] for t in gaussians)), camera, torch.ones(59, 3), backend="gsplat"
+        gaussians.map(lambda t: t[:59]), camera, torch.ones(59, 3), backend="gsplat"
     )
-    for field in Gaussians._fields:
-        spoilt = gaussians._replace(**{field: getattr(gaussians, field).clone()})
+    for field in GEOMETRY:
+        spoilt = replace(gaussians, **{field: getattr(gaussians, field).clone()})
         getattr(spoilt, field)[-1] = torch.nan
         maps, _ = rendering.render(spoilt, camera, torch.ones(60, 3), backend="gsplat")
         assert torch.isfinite(maps).all() and relative_error(maps, expected) < 1e-5, field

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import gsplat
 import pytest
@@ -14,7 +15,7 @@ import torch
 from gradiseg_ns import rendering
 from gradiseg_ns.rendering import Camera, Gaussians, backproject, project, rasterize, render
 
-from .scenes import random_camera, random_gaussians, relative_error, run
+from .scenes import GEOMETRY, random_camera, random_gaussians, relative_error, run
 
 BAD = {
     "means": torch.tensor([[float("nan"), 0, 5], [float("inf"), 0, 5], [0, -float("inf"), 5], [1e38, 0, 1]]),
@@ -39,15 +40,15 @@ def test_never_a_nan(seed, antialiased):
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
 @pytest.mark.parametrize("antialiased", [False, True])
-@pytest.mark.parametrize("field", Gaussians._fields)
+@pytest.mark.parametrize("field", GEOMETRY)
 def test_a_bad_gaussian_is_culled_and_harms_no_other(field, antialiased, backend):
     gaussians, camera = random_gaussians(60), random_camera()
     expected = run(gaussians, camera, [4], [True], backend, antialiased=antialiased, depth=False)
     assert finite(expected)
     for value in BAD[field]:
-        spoilt = [torch.cat([t, t[:1]]) for t in gaussians]
+        spoilt = [torch.cat([t, t[:1]]) for t in gaussians.tensors]
         spoilt[0][-1] = torch.tensor([0, 0, 4.0])
-        spoilt[Gaussians._fields.index(field)][-1] = value
+        spoilt[GEOMETRY.index(field)][-1] = value
         spoilt = Gaussians(*spoilt)
         result = run(spoilt, camera, [4], [True], backend, antialiased=antialiased, depth=False)
         assert finite(result), value
@@ -78,8 +79,8 @@ def test_nothing_to_see(backend):
     camera = random_camera()
     nobody = Gaussians(torch.zeros(0, 3), torch.zeros(0, 4), torch.zeros(0, 3), torch.zeros(0))
     behind = random_gaussians(20)
-    behind = behind._replace(means=behind.means - torch.tensor([0, 0, 100.0]))
-    transparent = random_gaussians(20)._replace(opacities=torch.zeros(20))
+    behind = replace(behind, means=behind.means - torch.tensor([0, 0, 100.0]))
+    transparent = replace(random_gaussians(20), opacities=torch.zeros(20))
     for gaussians in (nobody, behind, transparent):
         result = (
             run(gaussians, camera, [3, 16], [True, False], backend, depth=False)
@@ -125,7 +126,7 @@ def test_lanes_outside_the_image_take_no_part(size):
 
 
 def render_double(gaussians: Gaussians, camera: Camera) -> torch.Tensor:
-    doubles = Gaussians(*(t.double() for t in gaussians))
+    doubles = gaussians.map(lambda t: t.double())
     ones = torch.ones(len(gaussians.means), 2, dtype=torch.float64)
     return render(doubles, camera, ones, backend="torch")[0]
 
@@ -221,10 +222,10 @@ def test_a_forked_child_renders_too():
 def test_inputs_are_left_alone():
     gaussians, camera = random_gaussians(100), random_camera()
     features = torch.rand(100, 5)
-    before = [t.clone() for t in (*gaussians, features)]
+    before = [t.clone() for t in (*gaussians.tensors, features)]
     render(gaussians, camera, features)
     backproject(gaussians, camera, torch.rand(camera.height, camera.width, 5))
-    assert all(torch.equal(a, b) for a, b in zip(before, (*gaussians, features), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, (*gaussians.tensors, features), strict=True))
 
 
 def test_float64_and_strided_inputs_are_cast():
@@ -232,7 +233,7 @@ def test_float64_and_strided_inputs_are_cast():
     features = torch.rand(5, 100).T
     expected, _ = render(gaussians, camera, features.contiguous())
     means = gaussians.means.double().requires_grad_()
-    maps, _ = render(gaussians._replace(means=means), camera, features)
+    maps, _ = render(replace(gaussians, means=means), camera, features)
     assert maps.dtype == torch.float32 and torch.equal(maps, expected)
     maps.sum().backward()
     assert means.grad.dtype == torch.float64
@@ -287,7 +288,7 @@ def test_errors_name_what_was_wrong(monkeypatch):
     with pytest.raises(ValueError, match="expected auto, gsplat, cpu or torch"):
         render(gaussians, camera, features, backend="metal")
     with pytest.raises(ValueError, match=r"quats has shape \[10, 3\]: expected \[10, 4\]"):
-        render(gaussians._replace(quats=gaussians.means), camera, features)
+        render(replace(gaussians, quats=gaussians.means), camera, features)
     with pytest.raises(ValueError, match=r"features\[0\] has shape \[9, 3\]: expected \[10, C\]"):
         render(gaussians, camera, features[:9])
     with pytest.raises(ValueError, match=r"maps has shape \[3, 3, 1\]"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import random
@@ -11,9 +12,11 @@ import pytest
 import torch
 
 from gradiseg_ns import rendering
+from gradiseg_ns.scene import edits as editing
 from gradiseg_ns.scene.edits import (
     Assign,
     Duplicate,
+    Edit,
     EditError,
     EditList,
     Hide,
@@ -319,6 +322,9 @@ def test_undo_and_redo() -> None:
     assert edits.new_id(TABLE) == 10
 
 
+DEEP: list = []
+for _ in range(400):
+    DEEP = [DEEP]
 BAD = [
     ({"edit": "explode", "ids": [1]}, "one of hide"),
     ({"edit": "hide"}, "expected .*'ids'"),
@@ -338,6 +344,13 @@ BAD = [
     ({"edit": "swap", "id": 1, "file": "/etc/passwd", "place": {}}, "folder `edits`"),
     ({"edit": "assign", "ids": [1], "to": 2, "name": "x", "region": {"points": "AAAA", "inside": "", "count": 9}}, "damaged"),
     ({"edit": "assign", "ids": [1], "to": 2, "name": "x", "region": {"points": "", "inside": "", "count": 1e9}}, "count"),
+    ({"edit": ["hide"], "ids": [1]}, "expected an edit: one of hide"),
+    ({"edit": "paint", "ids": [1]}, "expected an edit: one of hide"),
+    ({"edit": "tint", "ids": [1], "color": [10**400, 0, 0]}, "finite"),
+    ({"edit": "hide", "ids": DEEP}, "expected an integer"),
+    ({"edit": "swap", "id": 1, "file": "a\x00.ply", "place": {}}, "folder `edits`"),
+    ({"edit": "swap", "id": 1, "file": "C:x.ply", "place": {}}, "folder `edits`"),
+    ({"edit": "swap", "id": 1, "file": "\ud800.ply", "place": {}}, "folder `edits`"),
 ]  # fmt: skip
 
 
@@ -366,6 +379,98 @@ def test_a_bomb_is_not_unpacked() -> None:
     bomb = base64.b64encode(zlib.compress(b"\0" * (64 << 20))).decode()
     with pytest.raises(EditError, match="damaged"):
         Region.from_json({"points": bomb, "inside": bomb, "count": 3})
+    with pytest.raises(
+        EditError, match=r"5,592,405 points in a text of 8[0-9],[0-9]{3} characters: expected 1,048,575"
+    ):
+        Region.from_json({"points": bomb, "inside": bomb, "count": (64 << 20) // 12})
+
+
+def test_lists_that_make_too_much_are_refused_before_they_do() -> None:
+    """Sixty edits that each double an object."""
+    splat = make_splat(90)
+    edits = EditList()
+    for number in range(30):
+        edits.push("more", Duplicate(4, 100 + number, "copy"), Merge((100 + number,), 4))
+    with pytest.raises(
+        EditError,
+        match=r"duplicate: this makes [0-9,]+ Gaussians of the scene's 90, expected 1,000,360 at most",
+    ):
+        arrange(splat.labels, splat.means, TABLE, edits.steps)
+    few = edits.steps[:3]
+    rows = len(arrange(splat.labels, splat.means, TABLE, few).source)
+    assert len(arrange(splat.labels, splat.means, TABLE, few, limit=rows).source) == rows
+    with pytest.raises(EditError, match=f"expected {rows - 1} at most"):
+        arrange(splat.labels, splat.means, TABLE, few, limit=rows - 1)
+    swaps = [
+        Step("swap", (Swap(4, "o.ply", Similarity()),))
+    ] * 9  # each takes the place of the one before, all are kept
+    with pytest.raises(EditError, match="swap: this makes"):
+        arrange(splat.labels, splat.means, TABLE, swaps, {"o.ply": make_splat(60)}, limit=500)
+
+
+def test_a_list_that_grows_is_folded_from_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: list[Edit] = []
+    original = editing._fold
+    monkeypatch.setattr(
+        editing, "_fold", lambda fold, edit, *rest: (folded.append(edit), original(fold, edit, *rest))
+    )
+    splat = make_splat(90)
+    edits = EditList()
+    for number in range(30):
+        edits.push(
+            str(number), Move((4,), Similarity(translation=(0.1, 0, 0))), Tint((9,), (1, 0, number / 30))
+        )
+        made = arrange(splat.labels, splat.means, TABLE, edits.steps)
+        assert made is arrange(splat.labels, splat.means, TABLE, list(edits.steps)), "asked again"
+    assert len(folded) == 60
+    edits.undo()
+    edits.push("copy", Duplicate(4, 30, "copy"))
+    made = arrange(splat.labels, splat.means, TABLE, edits.steps)
+    assert len(folded) == 61, "the list before the last steps is known too"
+    fresh = arrange(splat.labels.clone(), splat.means, TABLE, edits.steps)
+    assert len(folded) == 61 + 59
+    for name in ("source", "object_ids", "pose", "tint", "base_ids"):
+        assert torch.equal(getattr(made, name), getattr(fresh, name)), name
+    assert np.allclose(made.poses, fresh.poses) and made.tints == fresh.tints
+    splat.labels[:5] = 9
+    assert arrange(splat.labels, splat.means, TABLE, edits.steps) is not fresh
+    assert len(folded) == 61 + 2 * 59, "labels were changed in place"
+    arrange(splat.labels, splat.means, TABLE, edits.steps, {"o.ply": splat})
+    assert len(folded) == 61 + 2 * 59, "a file that no edit uses"
+
+
+def test_folds_forget_a_scene_that_is_gone() -> None:
+    splat = make_splat(6)
+    arrange(splat.labels, splat.means, TABLE, [])
+    assert editing._recent._kept[1]
+    del splat
+    gc.collect()
+    assert not editing._recent._kept[1]
+
+
+def test_what_another_program_adds_to_the_file_is_taken_in(tmp_path) -> None:
+    path = tmp_path / "edits.json"
+    first = EditList([Step("hide", (Hide((4,)),))])
+    assert first.save(path) == []
+    other = EditList.load(path)
+    other.push("copy", Duplicate(9, 31, "theirs"), Move((31,), Similarity(translation=(1, 0, 0))))
+    other.save(path)
+    first.push("copy", Duplicate(9, 31, "ours"))
+    (added,) = first.save(path)
+    assert added.edits[0] == Duplicate(9, 32, "theirs") and added.edits[1].ids == (32,), "31 is ours"  # type: ignore[attr-defined]
+    assert [s.label for s in EditList.load(path).steps] == ["hide", "copy", "copy"]
+    assert first.save(path) == [], "nobody has changed it since"
+    other.push("tint", Tint((4,), (1, 0, 0)))
+    assert [s.label for s in other.steps] == ["hide", "copy", "tint"]
+    with pytest.raises(
+        EditError, match=r"changed by another program: 2 edits were read.*now it has 3 \(hide, copy, copy\)"
+    ):
+        other.save(path)
+    assert len(EditList.load(path).steps) == 3
+    assert other.save(path, replace=True) == []
+    path.unlink()
+    with pytest.raises(EditError, match="was removed by another program since its 3 edits"):
+        other.save(path)
 
 
 def test_a_link_is_not_followed(tmp_path) -> None:
@@ -386,6 +491,18 @@ def test_names_are_one_line_of_text() -> None:
     name = loaded.steps[0].edits[0].name  # type: ignore[attr-defined]
     assert name.startswith("a b <b>c</b> x")
     assert len(name) == 200
+
+
+def test_ids_of_objects_that_were_there_stay_when_steps_are_taken_in(tmp_path) -> None:
+    path = tmp_path / "edits.json"
+    EditList([Step("copy", (Duplicate(9, 31, "copy"),))]).save(path)
+    here, there = EditList.load(path), EditList.load(path)
+    there.push("hide the copy", Hide((31,)))
+    there.save(path)
+    here.undo()  # and the copy is gone here
+    here.push("copy", Duplicate(4, 32, "another"))
+    (added,) = here.save(path)
+    assert added.edits[0] == Hide((31,))
 
 
 def test_random_edits_never_fail_and_counts_agree() -> None:

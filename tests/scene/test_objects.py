@@ -18,7 +18,7 @@ import torch
 
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.scene import objects
-from gradiseg_ns.scene.objects import ObjectTable, colorize, object_colors
+from gradiseg_ns.scene.objects import ObjectNameError, ObjectTable, colorize, copy_name, object_colors
 from tests.devices import here
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -183,16 +183,42 @@ def test_table_refuses_what_does_not_fit() -> None:
 
 def test_objects_are_found_by_one_rule() -> None:
     table = ObjectTable.create(
-        [1, 2, 3, 4, 5, 7], {1: "Cup", 2: "cup, copy", 3: "plate", 4: "plate", 5: "7", 7: "x"}
+        [1, 2, 3, 4, 5, 7, 8, 9, 11],
+        {
+            1: "Cup",
+            2: "cup, copy",
+            3: "plate",
+            4: "plate",
+            5: "7",
+            7: "x",
+            8: "[/red]",
+            9: '5" pipe',
+            11: "a, b, c",
+        },
     )
     for text, expected in (
         ("cup", (1,)), ("CUP ", (1,)), ("cup, copy", (2,)), ("cup,  COPY", (2,)), ("cup, copy, 3", (2, 3)), ("3,cup,1", (3, 1)),
-        ("7", (7,)), ("x,,7", (7,)), ("cup, cup, copy", (1, 2)),
+        ("7", (7,)), ("x,,7", (7,)), ("cup, cup, copy", (1, 2)), ("[/red]", (8,)), ('5" pipe,1', (9, 1)), ("a, b, c", (11,)),
+        ('"7"', (5,)), ('"cup, copy",cup', (2, 1)), ('cup, "cup, copy"', (1, 2)), ('"cup"', (1,)), ('"x"', (7,)),
     ):  # fmt: skip
         assert table.find(text) == expected, text
+    assert table.find("3,4", "cup", "3") == (3, 4, 1), "several words, each once"
     for text, message in (
         ("plate", "several objects of that name: 3, 4"), ("bowl", r"no such object as 'bowl'; the scene has 1 \(Cup\)"),
-        ("", "expected ids or names"), (" , ", "expected ids or names"), ("cup, bowl", "'bowl'"), ("9", "'9'"),
+        ("", "expected ids or names"), (" , ", "expected ids or names"), ("cup, bowl", "'bowl'"), ("6", "'6'"),
+        ('"cup, bowl"', "'\"cup, bowl\"'"), ("9" * 5000, "no such object"), ('""', "no such object"),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ObjectNameError, match=message):
             table.find(text)
+    with pytest.raises(ObjectNameError, match="no such object as 'bowl'"):
+        table.find("1", "bowl")
+
+
+def test_a_copy_has_a_name_that_finds_it() -> None:
+    assert copy_name("red ball", ["red ball"]) == "red ball copy"
+    assert copy_name("red ball", ["red ball", "Red Ball  Copy"]) == "red ball copy 2"
+    assert copy_name("red ball copy 2", ["red ball", "red ball copy", "red ball copy 2"]) == "red ball copy 3"
+    assert copy_name("photocopy", []) == "photocopy copy"
+    long = "x" * 200
+    first = copy_name(long, [long])
+    assert len(first) <= 200 and copy_name(long, [long, first]) != first

@@ -23,6 +23,7 @@ from gradiseg_ns.scene import ply
 from gradiseg_ns.scene.objects import object_colors
 from gradiseg_ns.scene.ply import PlyError, ply_bytes, read_objects, read_ply, write_ply
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.tools import atomic
 from gradiseg_ns.tools.errors import GradisegError, WriteError
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
@@ -858,12 +859,12 @@ def test_disk_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str)
         raise PermissionError(errno.EACCES, "Permission denied")
 
     if step == "open":
-        monkeypatch.setattr(ply, "open", denied, raising=False)
+        monkeypatch.setattr(atomic, "open", denied, raising=False)
     elif step == "write":
         monkeypatch.setattr(ply, "_BLOCK_BYTES", 300)
-        monkeypatch.setattr(ply, "open", lambda name, mode: Full(name, mode), raising=False)
+        monkeypatch.setattr(atomic, "open", lambda name, mode: Full(name, mode), raising=False)
     else:
-        monkeypatch.setattr(ply.os, "replace", denied)
+        monkeypatch.setattr(atomic.os, "replace", denied)
     not_written(path, make_splat(labels=True, seed=1), "cannot be written", str(tmp_path))
 
 

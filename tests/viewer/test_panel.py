@@ -140,17 +140,17 @@ def test_errors_become_messages_and_the_viewer_goes_on(
     # A broken arrangement: the picture stays as it was trained, a person is told, the renderer lives.
     import gradiseg_ns.scene.editing as editing
 
-    original = editing.arrange
+    original = editing.Folds.arrange
     pick(client, opened, 1)
     client.wait(lambda: selected(client).startswith("red ball"))
 
     def broken(*args: object) -> None:
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(editing, "arrange", broken)
+    monkeypatch.setattr(editing.Folds, "arrange", broken)
     client.set("See", "Hide")
     client.wait(lambda: any("broken on purpose" in n.body for n in client.notifications))
-    monkeypatch.setattr(editing, "arrange", original)
+    monkeypatch.setattr(editing.Folds, "arrange", original)
     client.set("Edit", "Undo")
     client.set("Edit", "Clear")
     client.wait(lambda: selected(client) == "nothing")

@@ -113,7 +113,7 @@ def test_merged_moved_duplicated_removed(session: Session, camera: Cameras, pipe
     session.duplicate()
     copied = session.selection.ids
     assert copied == (8,)
-    assert session.names()[8] == "red ball, copy"
+    assert session.names()[8] == "red ball copy"
     session.move(Similarity(translation=(0.0, 0.0, 0.2)))
     seen = ids_seen(session, camera)
     assert {1, 8} <= set(seen.unique().tolist()), "copy and original are two objects in the picture"
@@ -244,8 +244,8 @@ def test_edits_are_saved_and_loaded(session: Session, pipeline, tmp_path: Path) 
     session.tint((1, 0, 0))
     session.grow()
     session.rename("bigger")
-    saved = session.save()
-    assert saved == tmp_path / "edits.json"
+    saved, added = session.save()
+    assert saved == tmp_path / "edits.json" and not added
     names = session.names()
     data = json.loads(saved.read_text())
     while session.undo():

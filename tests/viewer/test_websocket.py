@@ -1,13 +1,22 @@
-"""Senders of one connection do not wait for its drain at the same time."""
+"""Faults of viser and of the websocket below it, each alone; `test_faults` meets them on a real server."""
 
 from __future__ import annotations
 
 import asyncio
 import http
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from gradiseg_ns.viewer.websocket import guard_requests, known_host, one_drain_at_a_time, refusal
+from gradiseg_ns.viewer.websocket import (
+    guard_requests,
+    known_host,
+    one_drain_at_a_time,
+    refusal,
+    release_locks,
+)
 
 
 def test_drains_are_taken_in_turn() -> None:
@@ -78,3 +87,49 @@ def test_requests_are_guarded_once() -> None:
     status, _, body = asyncio.run(Protocol().process_request("/../x", {"Host": "localhost"}))  # type: ignore[misc]
     assert status == http.HTTPStatus.FORBIDDEN and b"own files" in body
     assert asyncio.run(Protocol().process_request("/", {"Host": "localhost"})) is None
+
+
+class Sent:
+    """viser's handler of messages, with a list in place of a connection."""
+
+    def __new__(cls) -> Any:
+        from viser.infra._infra import WebsockMessageHandler
+
+        release_locks()
+
+        class Handler(WebsockMessageHandler):
+            def unsafe_send_message(self, message: Any) -> None:
+                if message == "broken":
+                    raise RuntimeError("broken on purpose")
+                sent.append(message)
+
+        sent: list[Any] = []
+        handler = Handler(ThreadPoolExecutor(2))
+        handler.sent = sent  # type: ignore[attr-defined]
+        return handler
+
+
+def test_a_lock_is_given_back_after_an_error() -> None:
+    handler = Sent()
+    once = type(handler).__mro__[1].atomic
+    release_locks()
+    assert type(handler).__mro__[1].atomic is once
+    with pytest.raises(KeyError), handler.atomic(), handler.atomic():
+        raise KeyError
+    assert not handler._atomic_lock.locked() and handler._locked_thread_id == -1
+    with pytest.raises(RuntimeError, match="on purpose"):
+        handler.queue_message("broken")
+    handler.queue_message("one")
+    assert handler.sent == ["one"]
+
+
+def test_what_is_sent_together_waits_for_the_end_of_it() -> None:
+    handler = Sent()
+    with handler.atomic():
+        with handler.atomic():
+            handler.queue_message("one")
+        handler.queue_message("two")
+        time.sleep(0.05)
+        assert handler.sent == [], "the inner one does not end it"
+    handler._thread_executor.shutdown(wait=True)
+    assert handler.sent == ["one", "two"]

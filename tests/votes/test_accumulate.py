@@ -7,7 +7,7 @@ import torch
 
 from gradiseg_ns import rendering
 from gradiseg_ns.votes import accumulate as module
-from gradiseg_ns.votes.accumulate import VoteAccumulator, accumulate
+from gradiseg_ns.votes.accumulate import MIN_WEIGHT, VoteAccumulator, accumulate, views_seen
 from tests.devices import here
 
 from ..rendering.scenes import random_camera, random_gaussians
@@ -135,12 +135,27 @@ def test_sums_may_be_added_in_parts_and_any_order(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.gpu
 def test_votes_on_cuda_are_those_of_the_cpu() -> None:
-    gaussians = rendering.Gaussians(*(t.cpu() for t in random_gaussians(300)))
+    gaussians = random_gaussians(300).map(lambda t: t.cpu())
     views = [(c._replace(viewmat=c.viewmat.cpu(), K=c.K.cpu()), ids.cpu()) for c, ids in _views(3, 70)]
-    on_cuda = rendering.Gaussians(*(t.cuda() for t in gaussians))
+    on_cuda = gaussians.map(lambda t: t.cuda())
     moved = [
         (c._replace(viewmat=c.viewmat.cuda(), K=c.K.cuda()), ids.cuda())
         for c, ids in views
     ]  # fmt: skip
     found = accumulate(on_cuda, moved, 70).dense().cpu()
     torch.testing.assert_close(found, accumulate(gaussians, views, 70).dense(), rtol=1e-3, atol=1e-3)
+
+
+def test_views_that_see_a_gaussian() -> None:
+    gaussians = random_gaussians(200)
+    cameras = [random_camera(seed=seed) for seed in range(3)]
+    count, total = views_seen(gaussians, iter(cameras))
+    weights = torch.stack(
+        [rendering.backproject(gaussians, c, torch.ones(c.height, c.width, 1))[:, 0] for c in cameras]
+    )
+    assert (
+        torch.equal(count, (weights > MIN_WEIGHT).sum(dim=0))
+        and int(count.max()) == 3
+        and int(count.min()) == 0
+    )
+    torch.testing.assert_close(total, weights.sum(dim=0))

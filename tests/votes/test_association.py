@@ -201,7 +201,7 @@ def test_pieces_of_one_id_are_masks_of_their_own() -> None:
 @pytest.mark.gpu
 def test_association_on_cuda() -> None:
     gaussians, _, cameras, truth = _balls()
-    on_cuda = type(gaussians)(*(t.cuda() for t in gaussians))
+    on_cuda = gaussians.map(lambda t: t.cuda())
     moved = [c._replace(viewmat=c.viewmat.cuda(), K=c.K.cuda()) for c in cameras]
     given = [torch.where(ids >= 0, (ids + v) % 3 + 10 * v, -1) for v, ids in enumerate(truth)]
     found = associate([ids.cuda() for ids in given], moved, gaussians=on_cuda, ids="new")

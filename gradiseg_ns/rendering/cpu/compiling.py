@@ -1,7 +1,7 @@
 """How the kernels are compiled: without the GIL, without the assumption that NaN does not occur, and kept on disk.
 
-numba keeps the machine code beside the source, else in the user's cache folder, else where NUMBA_CACHE_DIR says. Where
-nothing can be written (a read-only installation, no home) kernels are compiled anew in every process instead.
+numba keeps the machine code beside the source, else in the user's cache folder, else in the folder NUMBA_CACHE_DIR. If none of these
+can be written (a read-only installation, no home), every process compiles the kernels anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from numba import njit
 
-# Contracting a*b+c is welcome; assuming that NaN does not occur is not (comparisons must stay false for NaN).
+# Contracting a*b+c is allowed. Assuming that NaN does not occur is not: comparisons must stay false for NaN.
 FASTMATH = {"contract", "nsz", "arcp"}
 
 _options = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}

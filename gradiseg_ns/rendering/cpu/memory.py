@@ -1,7 +1,7 @@
-"""Freed memory stays with the process: a training step frees and asks for the same large arrays again and again.
+"""Keeps freed memory with the process, because every training step frees and requests the same large arrays.
 
-glibc gives large arrays back to the system at once, and every page that is asked for anew is cleared first. At the small
-pictures of a laptop's training that costs as much as the identities themselves (docs/benchmarks.md).
+glibc gives large arrays back to the system at once, and the system clears every page before it gives it out again. For small
+pictures this cost a third of the time of the identities (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KEPT_AT_MOST = (1 << 31) - 1  # bytes free at the end of the heap, the largest 
 
 
 def keep_freed_memory() -> bool:
-    """Asks glibc's malloc to keep what is freed. Whether it does; never where the user has set malloc's options."""
+    """Asks glibc's malloc to keep freed memory. Returns whether it does. If the user has set malloc's options, nothing is changed."""
     own = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
     if not sys.platform.startswith("linux") or any(name in os.environ for name in own):
         return False

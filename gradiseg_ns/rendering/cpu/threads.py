@@ -1,7 +1,7 @@
 """A thread pool for kernels that release the GIL.
 
-numba's own layers do not do here: `omp` dies in a forked child and `workqueue` aborts when two Python threads enter at once,
-and nerfstudio does both (data loaders fork, the viewer renders from its own thread).
+numba's own layers cannot be used: `omp` dies in a forked child, and `workqueue` aborts when two Python threads enter at once.
+nerfstudio does both: data loaders fork, and the viewer renders from its own thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def set_num_threads(count: int | None) -> None:
-    """Threads the CPU backend uses from now on; None returns to the default.
+    """Sets the number of threads of the CPU backend; None restores the default.
 
     Raises:
         ValueError: `count` is less than 1.
@@ -41,7 +41,7 @@ def set_num_threads(count: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """What `set_num_threads` asked for, else the environment's GRADISEG_NUM_THREADS, else torch's number of threads."""
+    """The number set by `set_num_threads`, else that of GRADISEG_NUM_THREADS, else torch's number of threads."""
     if _requested is not None:
         return _requested
     text = os.environ.get("GRADISEG_NUM_THREADS", "")
@@ -58,7 +58,7 @@ def _executor(helpers: int) -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None or _pool[:2] != (os.getpid(), helpers):
-            # an older pool is dropped, not shut down: another thread may be using it, and it ends with its last user
+            # an older pool is released, not shut down: another thread may be using it, and it ends with its last user
             _pool = (os.getpid(), helpers, ThreadPoolExecutor(helpers, thread_name_prefix="gradiseg"))
         return _pool[2]
 

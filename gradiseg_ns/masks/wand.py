@@ -15,7 +15,8 @@ renders of a splat of household things on a table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -26,8 +27,10 @@ from scipy import sparse
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
+from gradiseg_ns.masks.types import Box, Mask, Picture, Pixel, check_pixels, check_prompt
+
 Array = NDArray[np.float32]
-Mask = NDArray[np.bool_]
+_Bits = NDArray[np.bool_]
 
 SIZE = 256
 """Longer side, in pixels, of the smaller picture, and of the one that costs per pixel are meant for."""
@@ -51,19 +54,14 @@ _IDENTITY, _IDENTITY_NOISE = 0.3, 0.1
 """The same for identities, in units of their spread over the picture."""
 _TOLL, _TOLL_NOISE = 0.1, 0.006
 """Cost per pixel of being 100 units of CIELAB, or a spread of the identities, from the seed's; and what costs nothing."""
+_DOUBT = 0.02
+"""How far the outline of a mask is doubted, in parts of the picture's longer side."""
+_CLEAR = 0.03
+"""The change of colour, in 100 units of CIELAB, along an outline of clearness one half."""
 _WALL = 1e3
 """Cost of a step into an empty pixel."""
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 """Half of the neighbours, rows and columns; the others are their mirror images."""
-
-
-def check_pixels(pixels: Sequence[tuple[int, int]], width: int, height: int) -> None:
-    """Raises:
-    ValueError: a pixel (x, y) is outside of a picture of this size.
-    """
-    for x, y in pixels:
-        if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(f"the pixel ({x}, {y}) is outside of the picture of {width} x {height} pixels.")
 
 
 def grow_region(
@@ -104,9 +102,7 @@ def grow_region(
     if not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance is {tolerance}: expected 0 to 1.")
     check_pixels([*positive, *negative], size[1], size[0])
-    arrays = [
-        np.nan_to_num(image.detach().float().cpu().numpy(), posinf=1e9, neginf=0) for image in images.values()
-    ]
+    arrays = arrays_of(images.values())
     solid = arrays[2][..., 0] >= MIN_ALPHA
     inside, outside = ([(y, x) for x, y in pixels if solid[y, x]] for pixels in (positive, negative))
     if not inside:
@@ -120,6 +116,151 @@ def grow_region(
     rough = cv2.resize(rough.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
     region = _snapped(rough, arrays, spread, scale, inside, outside)
     return torch.from_numpy(region).to(alpha.device)
+
+
+@dataclass(frozen=True)
+class Wand:
+    """The wand as a maker of masks: clicks, a box, or a mask that is roughly right. Needs no weights.
+
+    A box is searched for what is unlike its surroundings. Of a mask only the outline is doubted: it moves, within 2 % of the picture's
+    longer side, to where the picture changes most. The score says how clear the outline is: 0.5 where colours change by 3 units of
+    CIELAB along it. A photo has no depth, and there the wand is worse than on renders.
+    """
+
+    tolerance: float = 0.5
+    """How far a region goes from clicks, 0 to 1."""
+
+    def prompted(
+        self,
+        picture: Picture,
+        positive: Sequence[Pixel] = (),
+        negative: Sequence[Pixel] = (),
+        *,
+        box: Box | None = None,
+        mask: Tensor | None = None,
+    ) -> Mask:
+        """As `PromptMaker.prompted`. Empty, with the score 0, if nothing is where the prompt is, or the mask holds nothing.
+
+        Raises:
+            ValueError: the prompt does not fit the picture, or there is none.
+        """
+        height, width = check_prompt(picture, positive, negative, box, mask)
+        solid = torch.ones(height, width, device=picture.rgb.device)
+        alpha = solid if picture.alpha is None else picture.alpha
+        depth = solid if picture.depth is None else picture.depth
+        parts = [picture.rgb, depth[..., None], alpha[..., None]]
+        images = arrays_of([*parts, picture.identity] if picture.identity is not None else parts)
+        if mask is not None:
+            region = self._outlined(images, mask.detach().cpu().numpy() > 0.5, positive, negative)
+        else:
+            inside, outside = list(positive), list(negative)
+            if box is not None:
+                around = _around(box, width, height)
+                outside += around
+                inside = inside or _unlike_around(images, box, around)
+            region = self._grown(images, inside, outside)
+        if box is not None:
+            x0, y0, x1, y1 = box
+            within = np.zeros_like(region)
+            within[y0:y1, x0:x1] = True
+            region &= within
+        return Mask(torch.from_numpy(region).to(picture.rgb.device), _clearness(region, images))
+
+    def _grown(self, images: list[Array], inside: Sequence[Pixel], outside: Sequence[Pixel]) -> _Bits:
+        rgb, depth, alpha = (torch.from_numpy(image) for image in images[:3])
+        identity = torch.from_numpy(images[3]) if len(images) > 3 else None
+        return grow_region(
+            rgb, depth[..., 0], identity, alpha[..., 0], inside, outside, tolerance=self.tolerance
+        ).numpy()
+
+    def _outlined(
+        self, images: list[Array], rough: _Bits, positive: Sequence[Pixel], negative: Sequence[Pixel]
+    ) -> _Bits:
+        """A rough mask [H, W] with what was clicked, and a better outline."""
+        solid = images[2][..., 0] >= MIN_ALPHA
+        rough = rough & solid
+        missed = [(x, y) for x, y in positive if not rough[y, x]]
+        wrong = [(x, y) for x, y in negative if rough[y, x]]
+        if missed:
+            rough = rough | self._grown(images, missed, negative)
+        if wrong:
+            rough = rough & ~self._grown(images, wrong, positive or [innermost(rough)])
+        if not rough.any():
+            return rough
+        deepest = float(cv2.distanceTransform(np.pad(rough.astype(np.uint8), 1), cv2.DIST_L2, 3).max())
+        margin = max(1, min(round(_DOUBT * max(rough.shape)), int(0.5 * deepest)))
+        core = _eroded(rough, margin)
+        core |= rough & ~_dilated(core, margin)
+        reach = _dilated(rough, margin) & solid
+        for x, y in positive:
+            core[y, x] |= solid[y, x]
+            reach[y, x] |= solid[y, x]
+        for x, y in negative:
+            core[y, x] = reach[y, x] = False
+        return _between(core, reach, images, _spread(images), max(1.0, max(rough.shape) / SIZE))
+
+
+def arrays_of(images: Iterable[Tensor]) -> list[Array]:
+    return [np.nan_to_num(image.detach().float().cpu().numpy(), posinf=1e9, neginf=0) for image in images]
+
+
+def innermost(mask: _Bits) -> Pixel:
+    """The pixel of a mask that is farthest from its border."""
+    inside = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(inside.argmax()), inside.shape)
+    return int(column), int(row)
+
+
+def _around(box: Box, width: int, height: int) -> list[Pixel]:
+    """Pixels of the picture just outside of a box, on all sides."""
+    x0, y0, x1, y1 = box
+    gap = max(1, round(0.02 * max(x1 - x0, y1 - y0)))
+    xs, ys = np.linspace(x0, x1 - 1, 8).round().astype(int), np.linspace(y0, y1 - 1, 8).round().astype(int)
+    sides = [(int(x), y) for x in xs for y in (y0 - gap, y1 - 1 + gap)]
+    sides += [(x, int(y)) for y in ys for x in (x0 - gap, x1 - 1 + gap)]
+    return sorted({(x, y) for x, y in sides if 0 <= x < width and 0 <= y < height})
+
+
+def _unlike_around(images: list[Array], box: Box, around: list[Pixel]) -> list[Pixel]:
+    """Of pixels spread over a box the third that is least like those around it."""
+    x0, y0, x1, y1 = box
+    xs, ys = (np.linspace(a + (b - a) * 0.15, b - 1 - (b - a) * 0.15, 9) for a, b in ((x0, x1), (y0, y1)))
+    solid = images[2][..., 0] >= MIN_ALPHA
+    inside = sorted({(round(x), round(y)) for x in xs for y in ys})
+    inside = [(x, y) for x, y in inside if solid[y, x]]
+    others = [(x, y) for x, y in around if solid[y, x]]
+    if not inside or not others:
+        return inside or [((x0 + x1) // 2, (y0 + y1) // 2)]
+    smooth = [cv2.blur(image, (3, 3)).reshape(*image.shape) for image in images]
+    spread = _spread(images)
+    own, other = (
+        _features([image[[y for _, y in ps], [x for x, _ in ps]] for image in smooth], spread)
+        for ps in (inside, others)
+    )
+    change = own[:, None] - other[None]
+    unlike = (_norm(change[..., :3]) + np.abs(change[..., 3]) + _norm(change[..., 4:])).min(axis=1)
+    chosen = np.argsort(-unlike, kind="stable")[: max(3, len(inside) // 3)]
+    return [inside[k] for k in chosen]
+
+
+def _clearness(region: _Bits, images: list[Array]) -> float:
+    """How clear the outline of a region is, 0 to 1; see `Wand`."""
+    solid = images[2][..., 0] >= MIN_ALPHA
+    scale = max(1.0, max(region.shape) / SIZE)
+    spread, costs = _spread(images), []
+    for dy, dx in ((0, 2), (2, 0)):  # soft edges are two pixels wide
+        a = (slice(0, region.shape[0] - dy), slice(0, region.shape[1] - dx))
+        b = (slice(dy, None), slice(dx, None))
+        ends = region[a] != region[b]
+        costs.append(np.full(int((ends & (solid[a] != solid[b])).sum()), _WALL))
+        both = ends & solid[a] & solid[b]
+        pair = (_features([image[part][both] for image in images], spread) for part in (a, b))
+        costs.append(_change(*pair, 2 / scale) - _STEP * 2 / scale)
+    found = np.concatenate(costs)
+    if len(found) == 0:
+        return 0.0
+    middle = max(float(np.median(found)), 0.0)
+    return middle / (middle + _COLOR * _CLEAR)
 
 
 # ------------------------------------------------------------------------------------------------- what changes
@@ -193,7 +334,7 @@ def _region(
     inside: list[tuple[int, int]],
     outside: list[tuple[int, int]],
     radius: float,
-) -> Mask:
+) -> _Bits:
     """[h, w] of the pixels nearer to the seeds inside than a radius, and no nearer to those outside."""
     pixel = SIZE / max(alpha.shape)
     unlike = _unlike(features, inside) * pixel
@@ -308,13 +449,13 @@ def _calmest(distance: NDArray[np.float64], radius: float) -> float:
 
 
 def _snapped(
-    rough: Mask,
+    rough: _Bits,
     images: list[Array],
     spread: float,
     scale: float,
     inside: list[tuple[int, int]],
     outside: list[tuple[int, int]],
-) -> Mask:
+) -> _Bits:
     """A region [H, W] whose outline moves to where the picture changes most near it.
 
     Args:
@@ -334,15 +475,21 @@ def _snapped(
         core[row, column] = True
     for row, column in outside:
         core[row, column] = reach[row, column] = False
+    return _between(core, reach, images, spread, scale)
+
+
+def _between(core: _Bits, reach: _Bits, images: list[Array], spread: float, scale: float) -> _Bits:
+    """What is surely inside [H, W] and what of its surroundings [H, W] is nearer to it than to all outside of them."""
+    solid = images[2][..., 0] >= MIN_ALPHA
     within = core & _dilated(~core, 1)
     around = _dilated(reach, 1) & ~reach & solid
     nodes = (reach & ~core) | within | around
     if not within.any():
         return core
-    index = np.full(rough.shape, -1)
+    index = np.full(core.shape, -1)
     index[nodes] = np.arange(int(nodes.sum()))
     features = _features([image[nodes] for image in images], spread)
-    height, width = rough.shape
+    height, width = core.shape
     tails, heads, costs = [], [], []
     for dy, dx in _SHIFTS:
         a = index[: height - dy, max(0, -dx) : width - max(0, dx)]
@@ -364,11 +511,11 @@ def _snapped(
     return region
 
 
-def _eroded(mask: Mask, radius: int) -> Mask:
+def _eroded(mask: _Bits, radius: int) -> _Bits:
     return cv2.erode(mask.astype(np.uint8), _disc(radius), borderType=cv2.BORDER_REPLICATE).astype(bool)
 
 
-def _dilated(mask: Mask, radius: int) -> Mask:
+def _dilated(mask: _Bits, radius: int) -> _Bits:
     return cv2.dilate(mask.astype(np.uint8), _disc(radius)).astype(bool)
 
 

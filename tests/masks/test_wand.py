@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiseg_ns.scene.wand import grow_region
+from gradiseg_ns.masks.wand import grow_region
 
 HEIGHT, WIDTH = 384, 512
 RED, BLUE, GREY = (0.8, 0.2, 0.15), (0.2, 0.3, 0.8), (0.55, 0.5, 0.45)

@@ -11,58 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiseg_ns.scene import sam
+from gradiseg_ns.masks import Picture, sam
+from gradiseg_ns.masks.levels import parents, small
+
+from .models import save_sam1, save_sam2, save_sam3_tracker
 
 HEIGHT, WIDTH = 30, 44
 
 
-def save_sam1(folder: Path) -> Path:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.SamConfig(
-        vision_config={
-            "hidden_size": 16, "output_channels": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64,
-            "patch_size": 8, "window_size": 4, "global_attn_indexes": [0], "num_pos_feats": 8,
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 8, "mask_input_channels": 4},
-        mask_decoder_config={
-            "hidden_size": 16, "mlp_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "iou_head_hidden_dim": 16,
-        },
-    )  # fmt: skip
-    transformers.SamModel(config).save_pretrained(folder)
-    size = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
-    transformers.SamProcessor(transformers.SamImageProcessor(**size)).save_pretrained(folder)
-    return folder
-
-
-def save_sam2(folder: Path) -> Path:
-    transformers = pytest.importorskip("transformers")
-    if not hasattr(transformers, "Sam2Model"):
-        pytest.skip("this transformers has no SAM 2")
-    torch.manual_seed(0)
-    backbone = {
-        "model_type": "sam2_hiera_det_model", "hidden_size": 8, "num_attention_heads": 1, "image_size": [128, 128],
-        "embed_dim_per_stage": [8, 16, 32, 64], "num_attention_heads_per_stage": [1, 1, 1, 1],
-        "blocks_per_stage": [1, 1, 2, 1], "window_size_per_stage": [8, 4, 8, 4], "global_attention_blocks": [3],
-        "window_positional_embedding_background_size": [2, 2],
-    }  # fmt: skip
-    config = transformers.Sam2Config(
-        vision_config={
-            "backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 32,
-            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
-        },
-        prompt_encoder_config={"hidden_size": 32, "image_size": 128, "patch_size": 16, "mask_input_channels": 4},
-        mask_decoder_config={
-            "hidden_size": 32, "mlp_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "iou_head_hidden_dim": 16,
-        },
-    )  # fmt: skip
-    transformers.Sam2Model(config).save_pretrained(folder)
-    processor = transformers.Sam2ImageProcessor(size={"height": 128, "width": 128})
-    transformers.Sam2Processor(processor).save_pretrained(folder)
-    return folder
-
-
-SAVERS = {"sam": save_sam1, "sam2": save_sam2}
+SAVERS = {"sam": save_sam1, "sam2": save_sam2, "sam3_tracker": save_sam3_tracker}
 
 
 @pytest.fixture(scope="module", params=list(SAVERS))
@@ -149,6 +106,97 @@ def test_sam2_s_checkpoints_for_videos_do_as_well(tmp_path: Path) -> None:
     assert torch.equal(again.mask(picture(), [(3, 4)]), model.mask(picture(), [(3, 4)]))
 
 
+def test_boxes_and_masks_are_prompts_too(folder: Path) -> None:
+    model = sam.Sam.load(folder, offline=True)
+    seen = Picture(picture())
+    known = torch.zeros(HEIGHT, WIDTH)
+    known[5:15, 8:20] = 0.9
+    asked = [
+        model.prompted(seen, box=(8, 5, 20, 15)), model.prompted(seen, box=(2, 5, 20, 29)), model.prompted(seen, mask=known),
+        model.prompted(seen, [(10, 10)], [(30, 20)], box=(8, 5, 20, 15)),
+        model.prompted(seen, [(30, 20)], mask=known), model.prompted(seen, box=(8, 5, 20, 15), mask=known),
+    ]  # fmt: skip
+    for mask in asked:
+        assert mask.pixels.shape == (HEIGHT, WIDTH) and mask.pixels.dtype == torch.bool
+        assert 0 <= mask.score <= 1
+    assert len({mask.score for mask in asked}) == len(asked), "each is another question"
+    # the mask itself is told, not only its box: another one of the same box gets another answer
+    known[7:12, 10:18] = 0.0
+    assert model.prompted(seen, mask=known).score != asked[2].score
+    nothing = model.prompted(seen, mask=torch.zeros(HEIGHT, WIDTH))
+    assert not nothing.pixels.any() and nothing.score == 0
+    for bad in ({"box": (5, 5, 5, 9)}, {"box": (0, 0, WIDTH + 1, 9)}, {"mask": known[:5]}, {}):
+        with pytest.raises(ValueError, match="box|mask|positive click"):
+            model.prompted(seen, **bad)
+
+
+def test_everything_is_what_the_grid_s_points_give(folder: Path) -> None:
+    """Every mask that is returned is the model's own answer to one of the points, at full size."""
+    model = sam.Sam.load(folder, offline=True)
+    model.grid, model.batch, model.min_score, model.min_stability = 3, 4, -9.0, 0.0
+    seen = Picture(picture(2))
+    found = model.everything(seen)
+    assert 0 < len(found) <= 27
+    answers = []
+    for y in (5, 15, 25):
+        for x in (44 / 6, 22, 44 * 5 / 6):
+            inputs = model.processor(
+                images=(seen.rgb * 255).round().byte().numpy(),
+                input_points=[[[[x, float(y)]]]],
+                return_tensors="pt",
+            )
+            inputs["input_points"] = inputs["input_points"].float()
+            sizes = [inputs.pop(k) for k in ("original_sizes", "reshaped_input_sizes") if k in inputs]
+            with torch.no_grad():
+                output = model.network(**inputs)
+            answers += list(model.processor.post_process_masks(output.pred_masks, *sizes)[0][0])
+    for mask in found:
+        best = max(float((mask.pixels & a).sum() / (mask.pixels | a).sum()) for a in answers)
+        assert best > 0.97, "half-precision logits, and SAM 1's padding cut off before"
+    assert [mask.score for mask in found] == sorted((mask.score for mask in found), reverse=True)
+    bits = small([mask.pixels for mask in found])
+    shared = bits @ bits.T
+    overlap = shared / (bits.sum(1)[:, None] + bits.sum(1)[None] - shared)
+    assert float((overlap - 2 * torch.eye(len(found))).max()) < sam.ALIKE + 0.1
+    assert all((mask.level > 0) == (parent >= 0) for mask, parent in zip(found, parents(bits), strict=True))
+    model.batch = 9
+    again = model.everything(seen)
+    assert [m.score for m in again] == pytest.approx([m.score for m in found], abs=1e-5)
+
+
+def test_everything_leaves_out_what_the_model_doubts(folder: Path) -> None:
+    model = sam.Sam.load(folder, offline=True)
+    model.grid, model.min_score, model.min_stability = 3, -9.0, 0.0
+    seen = Picture(picture(2))
+    scores = [mask.score for mask in model.everything(seen)]
+    model.min_score = 1e3
+    assert model.everything(seen) == []
+    model.min_score, model.min_stability = -9.0, 1.01
+    assert model.everything(seen) == [] and len(scores) > 0
+    model.min_stability = 0.0
+    alpha = torch.zeros(HEIGHT, WIDTH)
+    alpha[:, :20] = 1
+    for mask in model.everything(Picture(picture(2), alpha)):
+        assert not mask.pixels[:, 20:].any()
+
+
+def test_a_batch_that_does_not_fit_is_halved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sam.Sam.load(folder, offline=True)
+    model.grid, model.batch, model.min_score, model.min_stability = 3, 8, -9.0, 0.0
+    whole = model.everything(Picture(picture()))
+    ask, asked = model._asked, []
+
+    def short_of_memory(encoded: object, inputs: object, part: slice) -> tuple[Tensor, Tensor]:
+        asked.append(part.stop - part.start)
+        if asked[-1] > 2:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return ask(encoded, inputs, part)
+
+    monkeypatch.setattr(model, "_asked", short_of_memory)
+    again = model.everything(Picture(picture()))
+    assert asked == [8, 4, 2, 2, 2, 2, 2] and len(again) == len(whole)
+
+
 # ------------------------------------------------------------------------------------------------- no model
 
 
@@ -156,7 +204,9 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(sam.PromptModelError, match=r"model .*nothing cannot be loaded[\s\S]*hf download"):
         sam.PromptModel.load(tmp_path / "nothing", offline=True)
-    with pytest.raises(sam.PromptModelError, match=r"example/sam cannot be loaded[\s\S]*sam2\.1-hiera-tiny"):
+    with pytest.raises(
+        sam.PromptModelError, match=r"example/sam cannot be loaded[\s\S]*hf download example/sam"
+    ):
         sam.PromptModel.load("example/sam", offline=True)
     with pytest.raises(sam.PromptModelError, match="cannot be loaded"):
         sam.PromptModel.load(tmp_path)  # an empty folder is no reason to ask the hub
@@ -212,8 +262,6 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_without_transformers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(
-        sam.PromptModelError, match=r"facebook/sam2.*pip install 'gradiseg-ns\[masks\]'"
-    ) as info:
+    with pytest.raises(sam.PromptModelError, match=r"facebook/sam2.*pip install 'transformers>=") as info:
         sam.PromptModel.load("facebook/sam2.1-hiera-tiny")
     assert isinstance(info.value, ValueError)

@@ -1,8 +1,8 @@
 """LPIPS without a download at start-up.
 
 splatfacto builds the metric when the model is built, and the metric downloads AlexNet: training, evaluation,
-rendering, export and the viewer all fail offline. Here it is built when it is first needed, and where its
-weights cannot be had it is left out of the metrics with one warning.
+rendering, export and the viewer all fail offline. Here it is built at its first use. If its weights are not available, it is
+left out of the metrics, with one warning.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from gradiseg_ns.tools.terminal import warn
+
 _DOWNLOAD_TIMEOUT = 10.0
-"""seconds after which a network that does not answer counts as none"""
+"""Seconds after which a network that does not answer counts as missing."""
 
 
 class _NoLpips:
-    """Takes the metric's place while splatfacto builds its modules. Not a Module: it has no weights to save."""
+    """Replaces the metric while splatfacto builds its modules. It is no Module, because it has no weights to save."""
 
     def __init__(self, **kwargs: object) -> None:
         del kwargs
@@ -48,7 +49,7 @@ class LazyLpips:
         self._missing = False
 
     def __call__(self, truth: Tensor, predicted: Tensor) -> Tensor:
-        """LPIPS of two pictures [1, 3, H, W] in 0..1; NaN where the weights cannot be had."""
+        """LPIPS of two pictures [1, 3, H, W] in 0..1; NaN if the weights are not available."""
         if self._metric is None and not self._missing:
             self._build()
         if self._metric is None:
@@ -65,8 +66,8 @@ class LazyLpips:
         except Exception as error:
             self._missing = True
             folder = Path(torch.hub.get_dir()) / "checkpoints"
-            CONSOLE.print(
-                f"[yellow]lpips is left out of the metrics: AlexNet's weights are neither in {folder} nor "
+            warn(
+                f"lpips is left out of the metrics: AlexNet's weights are neither in {folder} nor "
                 f"could they be downloaded ({type(error).__name__}: {error})."
             )
         finally:

@@ -1,0 +1,208 @@
+"""`gradiseg lift`: id maps onto Gaussians, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from gradiseg_ns.cli.common import (
+    PICTURES,
+    Ids,
+    MaybeCount,
+    MaybePath,
+    MaybeText,
+    Objects,
+    Source,
+    cell,
+    check_replaceable,
+    find_objects,
+    identity_dim,
+    names_by_id,
+)
+from gradiseg_ns.tools.atomic import check_writable
+from gradiseg_ns.tools.terminal import console, progress, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gradiseg_ns.scene.objects import ObjectTable
+    from gradiseg_ns.scene.splat import Splat
+    from gradiseg_ns.sources import Scene
+
+
+@dataclass
+class Lift(Source):
+    """Lift id maps onto Gaussians, without training. Every Gaussian gets the object that most of its pixels show.
+
+    Writes a PLY with an object id per Gaussian. For a run it also writes a gradiseg run with identity encodings from the votes,
+    which ns-viewer, ns-eval and ns-render open. It is trained further by `ns-train gradiseg --pipeline.model.start-from RUN`.
+    """
+
+    masks_dir: MaybeText = None
+    """Folder of the id maps, absolute or relative to the data folder. Default: the run's folder, else `object_mask`."""
+    eval_masks_dir: MaybePath = None
+    """Folder of other id maps that held-out views are compared with. Default: those of --masks-dir."""
+    max_objects: MaybeCount = None
+    """Maps with more ids are refused; 0 takes any number. Default: the run's bound, else 3000."""
+    ignore_ids: Ids = ()
+    """Ids that the mask figures leave out, such as background and table."""
+    refine: bool = False
+    """Fit the encodings to the id maps, starting from the votes. Borders get sharper if the maps are right, and worse if many are wrong."""
+    fill_unseen: bool = False
+    """Give Gaussians that no labelled pixel sees the label of their nearest neighbours."""
+    foreground: Objects = ()
+    """Write only these objects (ids or names) to lifted.ply. A Gaussian belongs to them if its votes for them exceed --weight times its votes for all others."""
+    weight: float = 1.0
+    """Factor of --foreground: above 1 keeps fewer and surer Gaussians, below 1 keeps more."""
+    output_dir: MaybePath = None
+    """Folder of lifted.ply and overview.png. Default: `lifted` beside the splat."""
+
+    def main(self) -> None:
+        import torch
+
+        from gradiseg_ns.grouping.codes import spread_codes
+        from gradiseg_ns.run_files import write_gradiseg_run
+        from gradiseg_ns.scene.objects import ObjectTable
+        from gradiseg_ns.scene.ply import write_ply
+        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.votes import identities
+        from gradiseg_ns.votes.accumulate import accumulate
+        from gradiseg_ns.votes.labels import Labels, fill_unseen, foreground, majority, object_confidence
+
+        folder = self.output_path(self.output_dir, "lifted")
+        check_writable(folder / "lifted.ply")
+        run, splat, scene, background = self.open_splat(
+            masks_dir=self.masks_dir, max_objects=self.max_objects
+        )
+        if run is not None:
+            check_replaceable(run, "lifted")
+        views = scene.train
+        device = splat.means.device
+        objects = ObjectTable.create(
+            scene.manager.train_dataset.metadata["object_ids"], scene.object_names
+        )  # fmt: skip
+        wanted = find_objects("--foreground", self.foreground, objects) if self.foreground else []
+        classes = [objects.classes_of(m.to(device)) for m in views.id_maps]
+        mapped = list(zip(views.cameras, classes, strict=True))
+        start = perf_counter()
+        with progress("Taking votes", len(views)) as advance:
+            votes = accumulate(
+                splat.gaussians(), mapped, len(objects), progress=advance
+            )  # fmt: skip
+        labels = majority(votes)
+        codes = spread_codes(len(objects), identity_dim(run)).to(device)
+        if self.refine:
+            with progress("Refining", len(views)) as advance:
+                encoding = identities.refine(
+                    splat.gaussians(), mapped, codes, votes.total(), progress=advance
+                )  # fmt: skip
+            labels = Labels(identities.classify_encodings(encoding, codes), labels.confidence)
+        else:
+            encoding = identities.encode(labels.classes, codes)
+        seconds = perf_counter() - start
+        unseen = int((~labels.seen).sum())
+        if self.fill_unseen:
+            labels = fill_unseen(labels, splat.means)
+            encoding = torch.where(
+                encoding.abs().amax(dim=1, keepdim=True) > 0, encoding, identities.encode(labels.classes, codes)
+            )  # fmt: skip
+        splat.labels = objects.ids_of(labels.classes).to(torch.int32)
+        splat.extra["label_confidence"] = labels.confidence
+        filled = "filled from their neighbours" if self.fill_unseen else "--fill-unseen asks their neighbours"
+        say(
+            f"{len(views)} views, {len(objects)} ids, {len(splat)} Gaussians: {seconds:.1f} s. {unseen} "
+            f"({unseen / max(len(splat), 1):.1%}) are seen by no labelled pixel; {filled}."
+        )
+        _print_votes(objects, object_confidence(votes, labels))
+
+        chosen = splat
+        if wanted:
+            mask = foreground(votes, [objects.ids.index(i) for i in wanted], self.weight)
+            if not bool(mask.any()):
+                raise SourceError(
+                    f"--foreground {' '.join(self.foreground)} --weight {self.weight}: no Gaussian is left."
+                )
+            chosen = splat.select(mask)
+        say(f"Saved {write_ply(folder / 'lifted.ply', chosen, names=names_by_id(objects))}")
+        if run is not None:
+            identity, weight = identities.head_start(splat.gaussians(), encoding, codes, mapped[::8])
+            written = write_gradiseg_run(
+                run, scene, splat, objects, identity, weight, suffix="lifted", masks_dir=self.masks_dir
+            )  # fmt: skip
+            say(f"Saved a gradiseg run: ns-viewer --load-config {written}")
+        self._evaluate(scene, splat, objects, encoding, codes, background, folder / "overview.png")
+
+    def _evaluate(
+        self,
+        scene: Scene,
+        splat: Splat,
+        objects: ObjectTable,
+        encoding: Tensor,
+        codes: Tensor,
+        background: Tensor,
+        path: Path,
+    ) -> None:
+        """Compare held-out views with their maps, and draw some."""
+        import numpy as np
+        import torch
+
+        from gradiseg_ns import rendering
+        from gradiseg_ns.data.id_maps import IGNORE, resize_id_map
+        from gradiseg_ns.evaluation.metrics import MaskMetrics, print_table
+        from gradiseg_ns.scene.objects import MIN_ACCUMULATION
+        from gradiseg_ns.tools.pictures import overview, panels, save_picture
+
+        test, truths = scene.test, scene.manager.eval_dataset
+        if self.eval_masks_dir is not None:
+            truths.set_id_maps(
+                scene.data, self.eval_masks_dir, use_frame_keys=False, strict=True, flag="--eval-masks-dir",
+                names=scene.object_names, like=scene.manager.train_dataset,
+                ignore_ids=scene.manager.config.ignore_ids,
+            )  # fmt: skip
+        metrics = MaskMetrics(
+            object_ids=objects.ids, ignore_ids=self.ignore_ids, names=names_by_id(objects)
+        )  # fmt: skip
+        rows, compared = [], 0
+        for i, camera in enumerate(test.cameras):
+            projection = splat.project(camera)
+            rgb, alpha = splat.render(camera, background, projection=projection)
+            (identity,), _ = rendering.rasterize(projection, [encoding])
+            classes = (identity @ codes.T).argmax(dim=-1)
+            found = torch.where(alpha[..., 0] >= MIN_ACCUMULATION, objects.ids_of(classes), IGNORE)
+            ids = found.to(torch.int32).cpu()
+            truth = test.id_maps[i].cpu()
+            if self.eval_masks_dir is not None:
+                given = np.full(truth.shape, IGNORE, np.int32)
+                if truths.id_map_filenames[i] is not None:
+                    given = truths.read_map(i)
+                truth = torch.from_numpy(resize_id_map(given, camera.height, camera.width).copy())
+            if bool((truth >= 0).any()):
+                metrics.update(test.names[i], ids, truth)
+                compared += 1
+            if len(rows) < PICTURES:
+                shown = objects.colorize(ids).numpy()
+                photo = test.images[i].cpu().numpy() / 255
+                rows.append(
+                    panels(photo.astype("float32"), rgb.cpu().numpy(), shown, ids.numpy(), truth.numpy())
+                )
+        if compared:
+            print_table(metrics.result(), console())
+        if rows:
+            save_picture(overview(rows), path)
+            say(f"Look at {path}")
+
+
+def _print_votes(objects: ObjectTable, confidence: Sequence[Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title="Votes")
+    for column in ("id", "name", "Gaussians", "purity, %", "recall, %"):
+        table.add_column(column, justify="left" if column == "name" else "right")
+    for i, name, row in zip(objects.ids, objects.names, confidence, strict=True):
+        table.add_row(
+            str(i), cell(name), str(row.gaussians), f"{100 * row.purity:.1f}", f"{100 * row.recall:.1f}"
+        )
+    console().print(table)

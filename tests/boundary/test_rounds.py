@@ -1,0 +1,78 @@
+"""A round: what sticks out is split along its axis, the most ambiguous of the rest along their longest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from gradiseg_ns import rendering
+from gradiseg_ns.boundary.phase import BoundaryConfig
+from gradiseg_ns.boundary.rounds import find_consensus, overshooting_ends, sharpen
+from gradiseg_ns.rendering import Gaussians
+from tests.devices import here
+
+from .scenes import camera, positions
+
+pytestmark = pytest.mark.usefixtures("device")
+
+
+def parameters(count: int) -> tuple[torch.nn.ParameterDict, dict[str, torch.optim.Optimizer], dict[str, Any]]:
+    values = {
+        "means": torch.arange(3.0 * count).reshape(count, 3),
+        "quats": torch.tensor([[1.0, 0, 0, 0]]).repeat(count, 1),
+        "scales": torch.tensor([[0.0, -1.0, 1.0]]).repeat(count, 1),
+    }
+    params = torch.nn.ParameterDict({name: torch.nn.Parameter(value) for name, value in values.items()})
+    optimizers = {name: torch.optim.Adam([p]) for name, p in params.items()}
+    return params, optimizers, {"impurity": torch.linspace(0, 1, count)}
+
+
+def test_overshooting_axes_and_the_most_ambiguous_are_split() -> None:
+    params, optimizers, state = parameters(10)
+    ends = torch.zeros(10, 3, 2, dtype=torch.bool)
+    ends[0, 1, 0] = True
+    before = params["means"].detach().clone()
+    sharpen(params, optimizers, state, ends, BoundaryConfig(split=0.2, tau=0.6))
+    assert len(params["means"]) == 13 and len(state["impurity"]) == 13
+    pairs = torch.stack([params["means"][7:10], params["means"][10:13]], dim=1)
+    torch.testing.assert_close(pairs.mean(dim=1), before[[0, 8, 9]])
+    apart = (pairs[:, 0] - pairs[:, 1]).abs() > 0
+    assert apart.tolist() == [[False, True, False], [False, False, True], [False, False, True]]
+
+
+def test_drawn_in_instead() -> None:
+    params, optimizers, state = parameters(4)
+    ends = torch.zeros(4, 3, 2, dtype=torch.bool)
+    ends[2, 0, 1] = True
+    sharpen(params, optimizers, state, ends, BoundaryConfig(overshoot="draw_in", split=0.0))
+    assert len(params["means"]) == 4
+    assert [bool(v) for v in (params["scales"][:, 0] < 0)] == [False, False, True, False]
+    sharpen(params, optimizers, state, ends, BoundaryConfig(overshoot="off", split=0.0))
+    assert len(params["means"]) == 4
+
+
+def test_a_rod_across_the_border_sticks_out() -> None:
+    """A wall of small Gaussians, object 0 left and object 1 right, and a rod of object 1 that reaches over."""
+    across = torch.linspace(-1, 1, 41)
+    grid = torch.stack(torch.meshgrid(across, across, indexing="xy"), dim=-1).reshape(-1, 2)
+    means = torch.cat([grid, torch.full((len(grid), 1), 4.0)], dim=1)
+    rod = torch.tensor([[0.1, 0.0, 3.98]])
+    gaussians = Gaussians(
+        torch.cat([means, rod]),
+        torch.tensor([[1.0, 0, 0, 0]]).repeat(len(means) + 1, 1),
+        torch.cat([torch.full_like(means, 0.03), torch.tensor([[0.25, 0.02, 0.02]])]),
+        torch.full((len(means) + 1,), 0.9),
+    )
+    views = []
+    for x in (-0.3, 0.0, 0.3):
+        view = camera(x, 0.0)
+        views.append((view, (positions(view)[0] > 0).long()))
+    found = find_consensus(gaussians, lambda: iter(views), 2, agree=False)
+    ends = overshooting_ends(gaussians, found, lambda: iter(views))
+    assert ends.shape == (len(means) + 1, 3, 2) and ends.device == here()
+    assert ends[-1].tolist() == [[True, False], [False, False], [False, False]]
+    depth, alpha = rendering.depth(rendering.project(gaussians, views[1][0]))
+    middle = tuple(size // 2 for size in depth.shape)
+    assert float(alpha[middle]) > 0.5 and 3.9 < float(depth[middle]) < 4.1
