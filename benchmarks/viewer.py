@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gradiseg_ns.model as model_module
 from gradiseg_ns import sources
-from gradiseg_ns.scene.editing import Selection
-from gradiseg_ns.scene.edits import Duplicate, Edit, Hide, Move, Remove, Similarity, Tint
+from gradiseg_ns.editing.display import Selection
+from gradiseg_ns.editing.edits import Duplicate, Edit, Hide, Move, Remove, Similarity, Tint
 from tests.viewer.client import ViewerClient
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.editing.display import Shown, glow, outline
 from gradiseg_ns.grouping.identity import IdentityClassifier, classify
-from gradiseg_ns.scene.editing import Shown, glow, outline
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION, ObjectTable
 
 

@@ -28,9 +28,9 @@ from gradiseg_ns.drawing import (
     object_ids,
     weight_nearer,
 )
+from gradiseg_ns.editing.arrangement import Arrangement
+from gradiseg_ns.editing.display import Editing, Shown
 from gradiseg_ns.grouping.identity import IdentityClassifier, classify
-from gradiseg_ns.scene.editing import Editing, Shown
-from gradiseg_ns.scene.edits import Arrangement
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat, sees_colors
 from gradiseg_ns.votes.accumulate import views_seen

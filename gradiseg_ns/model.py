@@ -32,6 +32,7 @@ from gradiseg_ns.drawing import (
     add_segmentation,
 )
 from gradiseg_ns.drawn_model import DrawnModel
+from gradiseg_ns.editing.display import Editing
 from gradiseg_ns.evaluation.lpips import LazyLpips, without_lpips_download
 from gradiseg_ns.grouping.densification import GradisegStrategy, SplitRule
 from gradiseg_ns.grouping.identity import (
@@ -45,7 +46,6 @@ from gradiseg_ns.grouping.probe import IdentityProbe, Signal
 from gradiseg_ns.grouping.schedule import Schedule, ScheduleConfig, apply_schedule
 from gradiseg_ns.losses.psnr import PSNR, psnr
 from gradiseg_ns.losses.ssim import FastSSIM
-from gradiseg_ns.scene.editing import Editing
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.terminal import say

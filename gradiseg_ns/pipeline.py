@@ -29,11 +29,11 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.checkpoints import choose_for_commands
-from gradiseg_ns.commands import caller, edits_path, listen_locally
 from gradiseg_ns.data.datamanager import GradisegDataManager
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.data.map_values import some
 from gradiseg_ns.model import GradisegModel
+from gradiseg_ns.ns_callers import caller, edits_path, listen_locally
 from gradiseg_ns.tools.atomic import WholeFile, check_writable
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.terminal import mend_commands, say, warn
@@ -114,7 +114,8 @@ class GradisegPipeline(VanillaPipeline):
 
     def _prepare_editing(self) -> None:
         """The viewer's panel; the edits that were saved with a run, where they are to be seen: not in ns-eval."""
-        from gradiseg_ns.scene.edits import EditError, EditList
+        from gradiseg_ns.editing.checking import EditError
+        from gradiseg_ns.editing.edit_list import EditList
         from gradiseg_ns.viewer.panel import GradisegPanel
 
         who = caller()

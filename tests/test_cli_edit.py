@@ -15,7 +15,7 @@ from PIL import Image
 
 from gradiseg_ns import cli, run_files, runs, sources
 from gradiseg_ns.cli import Edit, Export, Import
-from gradiseg_ns.scene.edits import EditError
+from gradiseg_ns.editing.checking import EditError
 from gradiseg_ns.scene.ply import PlyError, read_objects, read_ply, write_ply
 from gradiseg_ns.sources import SourceError
 from gradiseg_ns.tools.errors import WriteError
@@ -405,7 +405,7 @@ def test_what_cannot_be_written_is_told_before_the_work(
 def test_ns_viewer_listens_to_this_machine_unless_asked() -> None:
     from types import SimpleNamespace
 
-    from gradiseg_ns.commands import listen_locally
+    from gradiseg_ns.ns_callers import listen_locally
 
     def host(given: str, *arguments: str) -> str:
         command = SimpleNamespace(viewer=SimpleNamespace(websocket_host=given))

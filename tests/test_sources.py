@@ -12,8 +12,8 @@ import torch
 
 from gradiseg_ns import cli, sources
 from gradiseg_ns.cli import Export, Import
-from gradiseg_ns.edit_script import Script
-from gradiseg_ns.scene.edits import EditList
+from gradiseg_ns.editing.flags import Script
+from gradiseg_ns.editing.edit_list import EditList
 from gradiseg_ns.scene.frames import to_original
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.ply import PlyError

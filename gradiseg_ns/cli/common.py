@@ -190,8 +190,9 @@ def edited_splat(run: Run) -> tuple[Splat, ObjectTable]:
     Raises:
         SourceError, EditError: the run has no objects, the edits cannot be read, or leave nothing.
     """
-    from gradiseg_ns.commands import edits_path
-    from gradiseg_ns.scene import edits as editing
+    from gradiseg_ns.editing.arrangement import edited_splat
+    from gradiseg_ns.editing.edit_list import EditList
+    from gradiseg_ns.ns_callers import edits_path
     from gradiseg_ns.sources import SourceError
     from gradiseg_ns.tools.terminal import say
 
@@ -199,8 +200,8 @@ def edited_splat(run: Run) -> tuple[Splat, ObjectTable]:
     path = edits_path(run.config_path)
     if path is None:
         return splat, table
-    edits = editing.EditList.load(path)
-    edited, arrangement = editing.edited_splat(splat, table, edits.steps, edits.files)
+    edits = EditList.load(path)
+    edited, arrangement = edited_splat(splat, table, edits.steps, edits.files)
     if len(edited) == 0:
         raise SourceError(f"nothing is left after the edits of {path}: everything is hidden or removed.")
     say(f"{len(edits.steps)} edits of {path}")

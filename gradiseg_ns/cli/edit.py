@@ -12,8 +12,8 @@ from gradiseg_ns.cli.common import MaybePath, cell, check_picture, labelled_spla
 from gradiseg_ns.tools.terminal import console, say
 
 if TYPE_CHECKING:
-    from gradiseg_ns.edit_script import Script
-    from gradiseg_ns.scene.edits import Arrangement
+    from gradiseg_ns.editing.arrangement import Arrangement
+    from gradiseg_ns.editing.flags import Script
     from gradiseg_ns.sources import Run
 
 
@@ -74,8 +74,8 @@ class Edit:
 
     def main(self) -> None:
         from gradiseg_ns import sources
-        from gradiseg_ns.edit_script import ACTIONS, Script
-        from gradiseg_ns.scene.edits import FILE_NAME, EditList
+        from gradiseg_ns.editing.edit_list import FILE_NAME, EditList
+        from gradiseg_ns.editing.flags import ACTIONS, Script
         from gradiseg_ns.sources import SourceError
 
         if self.picture is not None:
@@ -111,7 +111,7 @@ class Edit:
         )
 
     def _draw(self, run: Run, script: Script, path: Path) -> None:
-        from gradiseg_ns.scene.edits import edited_splat
+        from gradiseg_ns.editing.arrangement import edited_splat
         from gradiseg_ns.sources import SourceError
         from gradiseg_ns.tools.pictures import overview, save_picture, to_image
 

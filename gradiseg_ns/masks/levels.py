@@ -69,17 +69,20 @@ def distinct(masks: Tensor, scores: Tensor, most: float) -> list[int]:
     return order[kept].tolist()
 
 
-def parents(masks: Tensor) -> list[int]:
+def parents(masks: Tensor, among: Tensor | None = None) -> list[int]:
     """For each mask the smallest one that it is a part of, or -1.
 
     Args:
         masks: [n, P], the covered share of each pixel (`small`).
+        among: bool [n], those that may be parents; all if None.
     """
+    if len(masks) == 0:
+        return []
     area = masks.sum(1)
     shared = masks @ masks.T
     inside = (shared >= INSIDE * area[:, None]) & (area[:, None] <= SMALLER * area[None])
-    if len(masks) == 0:
-        return []
+    if among is not None:
+        inside &= among.to(inside.device)[None]
     found = torch.where(inside, area[None], torch.inf).min(1)
     return torch.where(found.values.isfinite(), found.indices, -1).tolist()
 
@@ -150,37 +153,31 @@ def paint(masks: Sequence[Mask], height: int, width: int, *, least: int = 1) -> 
     Args:
         masks: of one picture.
         height, width: of the picture in pixels.
-        least: pixels of a mask that must be seen in the end; what has fewer goes, and its parts become parts of what it was in.
+        least: pixels of a mask that must be seen in the end; what has fewer goes, and its parts become parts of what they lie in then.
     """
     if not masks:
         return Painted(np.zeros((1, height, width), np.int32), [], [], [], [])
-    above = parents(small([mask.pixels for mask in masks]))
+    bits = small([mask.pixels for mask in masks])
     order = sorted(range(len(masks)), key=lambda i: masks[i].score)
-    gone: set[int] = set()
-
-    def up(i: int) -> int:
-        i = above[i]
-        while i in gone:
-            i = above[i]
-        return i
-
+    stays = torch.ones(len(masks), dtype=torch.bool)
     while True:
-        lifted = [up(i) for i in range(len(masks))]
-        level = depths(lifted)
-        maps = np.full((1 + max((level[i] for i in order if i not in gone), default=0), height, width), -1)
+        above = parents(bits, stays)
+        level = depths(above)
+        depth = 1 + max((level[i] for i in order if stays[i]), default=0)
+        maps = np.full((depth, height, width), -1)
         for i in order:
-            if i not in gone:
+            if stays[i]:
                 maps[level[i]][masks[i].pixels.cpu().numpy()] = i
-        seen = np.bincount(maps[maps >= 0], minlength=len(masks))
-        hidden = {i for i in order if i not in gone and seen[i] < max(least, 1)}
-        if not hidden:
+        seen = torch.from_numpy(np.bincount(maps[maps >= 0], minlength=len(masks)))
+        hidden = stays & (seen < max(least, 1))
+        if not hidden.any():
             break
-        gone |= hidden
-    rest = [i for i in range(len(masks)) if i not in gone]
+        stays &= ~hidden
+    rest = [i for i in range(len(masks)) if stays[i]]
     ids = np.zeros(len(masks) + 1, np.int32)  # the last place is that of -1
     ids[rest] = np.arange(1, len(rest) + 1)
     return Painted(
-        ids[maps], [int(ids[lifted[i]]) for i in rest], [level[i] for i in rest], [masks[i].score for i in rest],
+        ids[maps], [int(ids[above[i]]) for i in rest], [level[i] for i in rest], [masks[i].score for i in rest],
         [masks[i].phrase for i in rest],
     )  # fmt: skip
 

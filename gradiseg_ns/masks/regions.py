@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import cv2
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradiseg_ns.masks.levels import SMALLER
 from gradiseg_ns.masks.types import Mask, Picture, check_picture
 from gradiseg_ns.masks.wand import MIN_ALPHA, _features, _spread, arrays_of
 
@@ -48,6 +50,16 @@ class _Tree:
     parent: dict[int, int] = field(default_factory=dict)
     height: list[float] = field(default_factory=list)
     """The largest cost of a merge in each; 0 for a patch."""
+    area: list[float] = field(default_factory=list)
+    """Pixels of each."""
+
+    def above(self, node: int) -> Iterator[int]:
+        """A node and what it merges into, one after the other."""
+        while True:
+            yield node
+            if node not in self.parent:
+                return
+            node = self.parent[node]
 
     def leaves(self, node: int) -> list[int]:
         """The patches of a node."""
@@ -72,7 +84,8 @@ class _Tree:
 class Regions:
     """Regions of like colour as masks of everything (`EverythingMaker`). Needs no weights; see the top of this file for what it is worth.
 
-    The score says how much more a region differs from its neighbour than its own parts do: 1 minus the ratio of the costs.
+    The score says how much more a region differs from its neighbour than its own parts do: 1 minus the ratio of the costs, of
+    which the parts' is at least the smallest cut.
     """
 
     least: float = 2e-4
@@ -90,20 +103,24 @@ class Regions:
         rows = (np.arange(height) * 2 + 1) * tree.patches.shape[0] // (2 * height)
         columns = (np.arange(width) * 2 + 1) * tree.patches.shape[1] // (2 * width)
         patches = tree.patches[rows[:, None], columns[None]]
-        found, done = [], set()
-        for level, cost in enumerate(CUTS):
+        found: list[Mask] = []
+        levels: dict[int, int] = {}  # of the nodes that are taken
+        for cost in CUTS:
             for node in tree.cut(cost):
-                if node in done:  # the same as at the level before
-                    continue
-                done.add(node)
+                outer = next((above for above in tree.above(node) if above in levels), None)
+                if outer is not None and tree.area[node] > SMALLER * tree.area[outer]:
+                    continue  # nearly the same, or the same
                 members = np.zeros(len(tree.height) + 1, bool)  # the last place is that of -1
                 members[tree.leaves(node)] = True
                 pixels = members[patches]
                 if pixels.sum() < self.least * pixels.size:
                     continue
-                outer = tree.height[tree.parent[node]] if node in tree.parent else np.inf
-                score = 1 - tree.height[node] / outer
-                found.append(Mask(torch.from_numpy(pixels).to(picture.rgb.device), float(score), level))
+                levels[node] = 0 if outer is None else levels[outer] + 1
+                own = max(tree.height[node], CUTS[-1])
+                score = 1 - own / tree.height[tree.parent[node]] if node in tree.parent else 1.0
+                found.append(
+                    Mask(torch.from_numpy(pixels).to(picture.rgb.device), float(score), levels[node])
+                )
         return sorted(found, key=lambda mask: -mask.score)
 
 
@@ -155,7 +172,7 @@ def _merged(patches: NDArray[np.int64], features: NDArray[np.float32]) -> _Tree:
     for (i, j), border in borders.items():
         near[i][j] = near[j][i] = border
     total = float(patches.size)
-    tree = _Tree(patches, height=[0.0] * count)
+    tree = _Tree(patches, height=[0.0] * count, area=area)
     alive = [True] * count
 
     def cost(i: int, j: int) -> float:

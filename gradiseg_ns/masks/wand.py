@@ -254,6 +254,8 @@ def _clearness(region: _Bits, images: list[Array]) -> float:
         ends = region[a] != region[b]
         costs.append(np.full(int((ends & (solid[a] != solid[b])).sum()), _WALL))
         both = ends & solid[a] & solid[b]
+        if not both.any():
+            continue
         pair = (_features([image[part][both] for image in images], spread) for part in (a, b))
         costs.append(_change(*pair, 2 / scale) - _STEP * 2 / scale)
     found = np.concatenate(costs)

@@ -32,7 +32,8 @@ class Gaussians:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Gaussians:
         """The same Gaussians with each tensor changed: another device, another type, some rows."""
-        return Gaussians(*(change(tensor) for tensor in self.tensors), self.antialiased)
+        means, quats, scales, opacities = (change(tensor) for tensor in self.tensors)
+        return Gaussians(means, quats, scales, opacities, self.antialiased)
 
     def __len__(self) -> int:
         return len(self.means)

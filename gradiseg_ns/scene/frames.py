@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradiseg_ns.scene.edits import multiply_quaternions, quaternion, rotate_harmonics
+from gradiseg_ns.scene.rotations import multiply_quaternions, quaternion, rotate_harmonics
 
 if TYPE_CHECKING:
     from gradiseg_ns.scene.splat import Splat

@@ -27,7 +27,9 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from viser._icons import svg_from_icon
 from viser._messages import GuiUpdateMessage
 
-from gradiseg_ns.scene.edits import EditList, Similarity, multiply_quaternions
+from gradiseg_ns.editing.edit_list import EditList
+from gradiseg_ns.editing.edits import Similarity
+from gradiseg_ns.scene.rotations import multiply_quaternions
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.json_files import parse_json
 from gradiseg_ns.tools.terminal import say, warn

@@ -15,29 +15,26 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.data.id_maps import IGNORE
-from gradiseg_ns.masks.wand import grow_region
-from gradiseg_ns.scene import selection as selecting
-from gradiseg_ns.scene.editing import Editing, Selection
-from gradiseg_ns.scene.edits import (
-    FILE_NAME,
-    Arrangement,
+from gradiseg_ns.editing.arrangement import Arrangement, arrange
+from gradiseg_ns.editing.checking import EditError, clean_name
+from gradiseg_ns.editing.display import Editing, Selection
+from gradiseg_ns.editing.edit_list import FILE_NAME, EditList
+from gradiseg_ns.editing.edits import (
     Assign,
     Duplicate,
     Edit,
-    EditError,
-    EditList,
     Hide,
     Merge,
     Move,
-    Region,
     Remove,
     Rename,
     Similarity,
     Step,
     Tint,
-    arrange,
-    clean_name,
 )
+from gradiseg_ns.editing.regions import Region
+from gradiseg_ns.masks.wand import grow_region
+from gradiseg_ns.scene import selection as selecting
 from gradiseg_ns.scene.export import Format, export_bytes
 from gradiseg_ns.scene.objects import ObjectTable, copy_name
 from gradiseg_ns.tools.errors import GradisegError

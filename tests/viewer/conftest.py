@@ -15,8 +15,8 @@ from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.viewer.viewer import Viewer
 
 from gradiseg_ns import runs
+from gradiseg_ns.editing.display import Editing
 from gradiseg_ns.pipeline import GradisegPipeline
-from gradiseg_ns.scene.editing import Editing
 from gradiseg_ns.trainer import GradisegTrainer
 
 from ..scenes import write_scene

@@ -14,8 +14,9 @@ import torch
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from gradiseg_ns.editing.edit_list import EditList
+from gradiseg_ns.editing.edits import Hide
 from gradiseg_ns.pipeline import GradisegPipeline
-from gradiseg_ns.scene.edits import EditList, Hide
 
 from .client import ViewerClient
 from .conftest import Opened

@@ -138,7 +138,7 @@ def test_errors_become_messages_and_the_viewer_goes_on(
     client.set("Hidden", "Show all")
     client.wait(lambda: any("division by zero" in n.body for n in client.notifications))
     # A broken arrangement: the picture stays as it was trained, a person is told, the renderer lives.
-    import gradiseg_ns.scene.editing as editing
+    import gradiseg_ns.editing.display as editing
 
     original = editing.Folds.arrange
     pick(client, opened, 1)

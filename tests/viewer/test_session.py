@@ -14,8 +14,9 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 
 from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.editing.checking import EditError
+from gradiseg_ns.editing.edits import Similarity
 from gradiseg_ns.pipeline import GradisegPipeline
-from gradiseg_ns.scene.edits import EditError, Similarity
 from gradiseg_ns.scene.ply import read_objects, read_ply
 from gradiseg_ns.viewer.session import Session, SessionError
 

@@ -12,30 +12,28 @@ import pytest
 import torch
 
 from gradiseg_ns import rendering
-from gradiseg_ns.scene import edits as editing
-from gradiseg_ns.scene.edits import (
+from gradiseg_ns.editing import arrangement as editing
+from gradiseg_ns.editing.arrangement import arrange, edited_splat
+from gradiseg_ns.editing.checking import EditError
+from gradiseg_ns.editing.edit_list import EditList
+from gradiseg_ns.editing.edits import (
     Assign,
     Duplicate,
     Edit,
-    EditError,
-    EditList,
     Hide,
     Merge,
     Move,
-    Region,
     Remove,
     Rename,
     Similarity,
     Step,
     Swap,
     Tint,
-    arrange,
-    edited_splat,
-    rotate_harmonics,
-    rotation_matrix,
 )
+from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.ply import write_ply
+from gradiseg_ns.scene.rotations import rotate_harmonics, rotation_matrix
 from gradiseg_ns.scene.splat import Splat
 
 pytestmark = pytest.mark.usefixtures("device")

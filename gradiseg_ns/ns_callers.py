@@ -72,7 +72,8 @@ def edits_path(config_path: Path | None) -> Path | None:
     Raises:
         EditError: GRADISEG_EDITS names a file that does not exist.
     """
-    from gradiseg_ns.scene.edits import FILE_NAME, EditError
+    from gradiseg_ns.editing.checking import EditError
+    from gradiseg_ns.editing.edit_list import FILE_NAME
 
     named = os.environ.get(EDITS_VARIABLE, "")
     if named.lower() in ("off", "0", "none"):

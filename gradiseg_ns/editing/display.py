@@ -19,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gradiseg_ns.editing.arrangement import Arrangement, Folds, rows_before
+from gradiseg_ns.editing.edit_list import EditList
+from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.grouping.codes import spread_codes
-from gradiseg_ns.scene.edits import Arrangement, EditList, Folds, Region, rows_before
 from gradiseg_ns.scene.objects import ObjectTable
 
 GLOW = (1.0, 0.85, 0.1)

@@ -13,22 +13,21 @@ import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from gradiseg_ns.scene.edits import (
-    Arrangement,
+from gradiseg_ns.editing.arrangement import Arrangement, arrange
+from gradiseg_ns.editing.checking import EditError, clean_name
+from gradiseg_ns.editing.edit_list import EditList
+from gradiseg_ns.editing.edits import (
     Duplicate,
     Edit,
-    EditError,
-    EditList,
     Hide,
     Merge,
     Move,
     Remove,
     Rename,
     Similarity,
+    Step,
     Swap,
     Tint,
-    arrange,
-    clean_name,
 )
 from gradiseg_ns.scene.export import safe_name
 from gradiseg_ns.scene.objects import ObjectNameError, ObjectTable, copy_name
