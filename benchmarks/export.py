@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 import tyro
 
-from gradiseg_ns.scene.export import export_bytes, export_objects
+from gradiseg_ns.formats.export import export_bytes, export_objects
 from gradiseg_ns.scene.splat import Splat
 
 

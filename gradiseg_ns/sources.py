@@ -25,9 +25,9 @@ from gradiseg_ns.data.datamanager import GradisegDataManager, GradisegDataManage
 from gradiseg_ns.data.id_maps import data_folder
 from gradiseg_ns.data.parsers import find_model
 from gradiseg_ns.data.poses import PoseError
-from gradiseg_ns.scene.formats import is_run_config
-from gradiseg_ns.scene.frames import to_nerfstudio, to_original
-from gradiseg_ns.scene.ply import read_ply
+from gradiseg_ns.formats.foreign import is_run_config
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.scene.coordinates import to_nerfstudio, to_original
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.json_files import read_json

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from gradiseg_ns import runs, sources
-from gradiseg_ns.scene.frames import to_nerfstudio
+from gradiseg_ns.scene.coordinates import to_nerfstudio
 from gradiseg_ns.scene.splat import Splat
 
 from .scenes import BALLS, trace

@@ -17,7 +17,9 @@ from PIL import Image
 
 from gradiseg_ns import cli, run_files, sources
 from gradiseg_ns.data.id_maps import IdMapError
-from gradiseg_ns.scene.ply import read_objects, read_ply, write_ply
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.sidecar import read_objects
+from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.sources import SourceError
 from gradiseg_ns.tools.errors import WriteError
 

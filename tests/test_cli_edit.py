@@ -16,7 +16,10 @@ from PIL import Image
 from gradiseg_ns import cli, run_files, runs, sources
 from gradiseg_ns.cli import Edit, Export, Import
 from gradiseg_ns.editing.checking import EditError
-from gradiseg_ns.scene.ply import PlyError, read_objects, read_ply, write_ply
+from gradiseg_ns.formats.ply_layout import PlyError
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.sidecar import read_objects
+from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.sources import SourceError
 from gradiseg_ns.tools.errors import WriteError
 

@@ -115,7 +115,7 @@ def test_flags_take_what_the_rooms_take() -> None:
     """The values are written down where nothing heavy is imported."""
     from gradiseg_ns import cli, sources
     from gradiseg_ns.data.id_maps import MAX_OBJECTS
-    from gradiseg_ns.scene import export
+    from gradiseg_ns.formats import export
 
     assert choices.DataParser == sources.DataParser and choices.Frame == sources.Frame
     assert choices.Format == export.Format

@@ -12,11 +12,11 @@ import torch
 
 from gradiseg_ns import cli, sources
 from gradiseg_ns.cli import Export, Import
-from gradiseg_ns.editing.flags import Script
 from gradiseg_ns.editing.edit_list import EditList
-from gradiseg_ns.scene.frames import to_original
+from gradiseg_ns.editing.flags import Script
+from gradiseg_ns.formats.ply_layout import PlyError
+from gradiseg_ns.scene.coordinates import to_original
 from gradiseg_ns.scene.objects import ObjectTable
-from gradiseg_ns.scene.ply import PlyError
 from gradiseg_ns.sources import SourceError
 
 from .scene.test_export import camera, make_splat

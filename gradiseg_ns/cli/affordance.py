@@ -118,7 +118,7 @@ def _parts_before(maps: Path) -> set[str]:
 
 def _write_parts(folder: Path, splat: Splat, result: AffordanceResult) -> list[str]:
     """Write affordance.ply and a PLY for each class but the background; the names of the latter."""
-    from gradiseg_ns.scene.ply import write_ply
+    from gradiseg_ns.formats.write_ply import write_ply
 
     write_ply(folder / "affordance.ply", splat, names=dict(enumerate(result.class_names)))
     parts = []
@@ -138,7 +138,7 @@ def _write_parts(folder: Path, splat: Splat, result: AffordanceResult) -> list[s
 
 def file_names(names: Sequence[str]) -> list[str]:
     """Names of files for classes, each another one: what `safe_name` leaves, with the id before it where that is not enough."""
-    from gradiseg_ns.scene.export import safe_name
+    from gradiseg_ns.formats.export import safe_name
 
     safe = [safe_name(name) for name in names]
     lower = ["affordance", *(name.lower() for name in safe)]
@@ -184,7 +184,7 @@ def _write_maps(
 
 def _set_aside(folder: Path, parts: set[str]) -> None:
     """Move the PLYs of an earlier result that has classes which this one has not."""
-    from gradiseg_ns.scene.export import OLDER
+    from gradiseg_ns.formats.export import OLDER
 
     for part in sorted(parts):
         for name in (part, f"{Path(part).stem}.objects.json"):

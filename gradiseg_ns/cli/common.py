@@ -69,7 +69,7 @@ class Source:
         import torch
 
         from gradiseg_ns import sources
-        from gradiseg_ns.scene.ply import read_ply
+        from gradiseg_ns.formats.read_ply import read_ply
         from gradiseg_ns.sources import SourceError
 
         if (self.load_config is None) == (self.ply is None):

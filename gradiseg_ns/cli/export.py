@@ -56,7 +56,7 @@ class Export:
         import torch
 
         from gradiseg_ns import sources
-        from gradiseg_ns.scene.export import OLDER, export_objects
+        from gradiseg_ns.formats.export import OLDER, export_objects
         from gradiseg_ns.sources import SourceError
 
         run = sources.load_run(self.config, default_device(self.device))

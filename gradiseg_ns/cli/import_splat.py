@@ -54,9 +54,10 @@ class Import:
     def main(self) -> None:
         import torch
 
+        from gradiseg_ns.formats.read_ply import read_ply
+        from gradiseg_ns.formats.sidecar import read_objects
         from gradiseg_ns.grouping.codes import spread_codes
         from gradiseg_ns.run_files import check_free, objects_of_run, write_gradiseg_run
-        from gradiseg_ns.scene.ply import read_objects, read_ply
         from gradiseg_ns.sources import SourceError, find_frame, in_nerfstudio_frame
         from gradiseg_ns.votes.identities import encode, head_start
 
@@ -109,7 +110,7 @@ class Import:
 
         from gradiseg_ns import config as register
         from gradiseg_ns import sources
-        from gradiseg_ns.scene.export import safe_name
+        from gradiseg_ns.formats.export import safe_name
 
         if self.load_config is not None:
             run = sources.load_run(self.load_config, device)

@@ -63,10 +63,10 @@ class Lift(Source):
     def main(self) -> None:
         import torch
 
+        from gradiseg_ns.formats.write_ply import write_ply
         from gradiseg_ns.grouping.codes import spread_codes
         from gradiseg_ns.run_files import write_gradiseg_run
         from gradiseg_ns.scene.objects import ObjectTable
-        from gradiseg_ns.scene.ply import write_ply
         from gradiseg_ns.sources import SourceError
         from gradiseg_ns.votes import identities
         from gradiseg_ns.votes.accumulate import accumulate

@@ -39,9 +39,10 @@ class Prune(Source):
     def main(self) -> None:
         import torch
 
+        from gradiseg_ns.formats.sidecar import read_objects
+        from gradiseg_ns.formats.write_ply import write_ply
         from gradiseg_ns.run_files import labels_of_run, objects_of_run, write_pruned_run
         from gradiseg_ns.scene.objects import ObjectTable
-        from gradiseg_ns.scene.ply import read_objects, write_ply
         from gradiseg_ns.sources import SourceError
         from gradiseg_ns.votes.pruning import prune
 

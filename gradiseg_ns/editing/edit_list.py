@@ -227,7 +227,8 @@ def _named_by(edit: Edit) -> tuple[int, ...]:
 
 
 def _swapped(name: str, origin: Path | str, folder: Path | None) -> Splat:
-    from gradiseg_ns.scene.ply import PlyError, read_ply
+    from gradiseg_ns.formats.ply_layout import PlyError
+    from gradiseg_ns.formats.read_ply import read_ply
 
     if folder is None:
         raise EditError(f"{origin} swaps in {name}, which was not sent along: load it from the run's folder.")

@@ -29,9 +29,10 @@ from gradiseg_ns.editing.edits import (
     Swap,
     Tint,
 )
-from gradiseg_ns.scene.export import safe_name
+from gradiseg_ns.formats.export import safe_name
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.scene.objects import ObjectNameError, ObjectTable, copy_name
-from gradiseg_ns.scene.ply import read_ply, write_ply
 from gradiseg_ns.scene.splat import Splat
 
 

@@ -64,7 +64,7 @@ class Sam:
         grid: points on a side of the grid that is asked for everything.
         batch: points that the decoder takes at a time.
         min_score: least score of a mask in `everything`; as the model's authors have it if None.
-        min_stability: least stability there.
+        min_stability: least stability there; `MIN_STABILITY` if None.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Sam:
         grid: int = GRID,
         batch: int = BATCH,
         min_score: float | None = None,
-        min_stability: float = MIN_STABILITY,
+        min_stability: float | None = None,
     ) -> None:
         self.network, self.processor, self.kind = network, processor, kind
         self.grid, self.batch = grid, batch
         self.min_score = MIN_SCORE.get(kind, _MIN_SCORE) if min_score is None else min_score
-        self.min_stability = min_stability
+        self.min_stability = MIN_STABILITY if min_stability is None else min_stability
         self._encoded: tuple[Tensor, Any] | None = None
         """The latest picture, uint8 [H, W, 3], and what the image encoder makes of it."""
 

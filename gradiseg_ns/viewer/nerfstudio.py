@@ -19,7 +19,7 @@ from typing import Any
 
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
-from gradiseg_ns.scene.export import safe_name
+from gradiseg_ns.formats.export import safe_name
 
 _PATIENCE = 10.0
 """Seconds that the end of a viewer waits for pictures that are being rendered."""

@@ -33,9 +33,9 @@ from gradiseg_ns.editing.edits import (
     Tint,
 )
 from gradiseg_ns.editing.regions import Region
+from gradiseg_ns.formats.export import Format, export_bytes
 from gradiseg_ns.masks.wand import grow_region
 from gradiseg_ns.scene import selection as selecting
-from gradiseg_ns.scene.export import Format, export_bytes
 from gradiseg_ns.scene.objects import ObjectTable, copy_name
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.accumulate import Votes, accumulate

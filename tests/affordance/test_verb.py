@@ -17,7 +17,9 @@ from gradiseg_ns import cli
 from gradiseg_ns.affordance.tokens import TokenModel
 from gradiseg_ns.affordance.transfer import TransferError, area_mean
 from gradiseg_ns.cli.affordance import MAPS, REPORT, file_names
-from gradiseg_ns.scene.ply import read_objects, read_ply, write_ply
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.sidecar import read_objects
+from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.errors import WriteError
 from tests.scenes import trace, write_scene

@@ -31,8 +31,8 @@ from gradiseg_ns.editing.edits import (
     Tint,
 )
 from gradiseg_ns.editing.regions import Region
+from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.scene.objects import ObjectTable
-from gradiseg_ns.scene.ply import write_ply
 from gradiseg_ns.scene.rotations import rotate_harmonics, rotation_matrix
 from gradiseg_ns.scene.splat import Splat
 

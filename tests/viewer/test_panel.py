@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from gradiseg_ns import runs
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.pipeline import GradisegPipeline
-from gradiseg_ns.scene.ply import read_objects, read_ply
 from gradiseg_ns.trainer import GradisegTrainer
 
 from .client import ViewerClient

@@ -16,8 +16,9 @@ from nerfstudio.cameras.cameras import Cameras
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.editing.checking import EditError
 from gradiseg_ns.editing.edits import Similarity
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.pipeline import GradisegPipeline
-from gradiseg_ns.scene.ply import read_objects, read_ply
 from gradiseg_ns.viewer.session import Session, SessionError
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gradiseg_ns.scene.ply import read_objects, read_ply
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.trainer import GradisegTrainer
 
 from .browser import Browser, browser_or_skip

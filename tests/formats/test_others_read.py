@@ -11,8 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from gradiseg_ns.scene.export import export_objects
-from gradiseg_ns.scene.ply import read_ply, write_ply
+from gradiseg_ns.formats.export import export_objects
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.scene.splat import Splat
 
 from .test_export import assert_same, labels_of, make_splat

@@ -18,12 +18,17 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from gradiseg_ns.formats import foreign, sidecar
+from gradiseg_ns.formats import read_ply as reading
+from gradiseg_ns.formats import write_ply as writing
+from gradiseg_ns.formats.ply_layout import PlyError
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.sidecar import read_objects
+from gradiseg_ns.formats.write_ply import ply_bytes, write_ply
 from gradiseg_ns.rendering import Camera
-from gradiseg_ns.scene import ply
 from gradiseg_ns.scene.objects import object_colors
-from gradiseg_ns.scene.ply import PlyError, ply_bytes, read_objects, read_ply, write_ply
 from gradiseg_ns.scene.splat import Splat
-from gradiseg_ns.tools import atomic
+from gradiseg_ns.tools import atomic, terminal
 from gradiseg_ns.tools.errors import GradisegError, WriteError
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
@@ -113,7 +118,8 @@ def write_file(
 def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the user is told."""
     output = io.StringIO()
-    monkeypatch.setattr(ply, "CONSOLE", Console(file=output, width=10_000))
+    console = Console(file=output, width=10_000)
+    monkeypatch.setattr(terminal, "console", lambda: console)
     return output
 
 
@@ -135,7 +141,8 @@ def test_round_trip(tmp_path: Path, degree: int, said: io.StringIO) -> None:
 def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More Gaussians than one block holds, and not a whole number of blocks."""
     splat = make_splat(50, labels=True)
-    monkeypatch.setattr(ply, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(writing, "BLOCK_BYTES", 2000)
     assert_same(read_ply(write_ply(tmp_path / "a.ply", splat)), splat)
     read = read_ply(write_file(tmp_path / "b.ply", columns_of(splat), "ascii"))
     assert_same(read, splat)
@@ -638,7 +645,7 @@ def test_sidecars_that_are_no_file_or_too_large(tmp_path: Path, monkeypatch: pyt
         read_objects(tmp_path / "a.ply")
     (tmp_path / "b.objects.json").write_text('{"objects": []}' + " " * 100)
     assert read_objects(tmp_path / "b.ply") is not None
-    monkeypatch.setattr(ply, "_MAX_SIDECAR", 100)
+    monkeypatch.setattr(sidecar, "MAX_SIDECAR", 100)
     with pytest.raises(PlyError, match="larger than"):
         read_objects(tmp_path / "b.ply")
 
@@ -717,7 +724,7 @@ def test_no_splat(tmp_path: Path, file_format: str) -> None:
 
 
 def test_compressed_needs_gsply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ply.formats, "gsply", lambda: None)
+    monkeypatch.setattr(foreign, "gsply", lambda: None)
     names = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
     columns = {name: ("uint32", np.arange(256, dtype=np.uint32)) for name in names}
     chunk = ("element chunk 1\nproperty float min_x\nproperty float max_x\n", bytes(8))
@@ -739,7 +746,7 @@ def test_lists_and_repetitions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_truncated(tmp_path: Path, file_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ply, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1000)
     path = write_file(tmp_path / "a.ply", columns_of(make_splat()), file_format)
     data = path.read_bytes()
     start = data.index(b"end_header\n") + len(b"end_header\n")
@@ -861,7 +868,7 @@ def test_disk_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str)
     if step == "open":
         monkeypatch.setattr(atomic, "open", denied, raising=False)
     elif step == "write":
-        monkeypatch.setattr(ply, "_BLOCK_BYTES", 300)
+        monkeypatch.setattr(writing, "BLOCK_BYTES", 300)
         monkeypatch.setattr(atomic, "open", lambda name, mode: Full(name, mode), raising=False)
     else:
         monkeypatch.setattr(atomic.os, "replace", denied)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from gradiseg_ns.scene import ply
-from gradiseg_ns.scene.export import ExportError, export_objects
-from gradiseg_ns.scene.frames import to_nerfstudio, to_original
-from gradiseg_ns.scene.ply import read_ply, write_ply
+from gradiseg_ns.formats import ply_layout
+from gradiseg_ns.formats.export import ExportError, export_objects
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.write_ply import write_ply
+from gradiseg_ns.scene.coordinates import to_nerfstudio, to_original
 
-from .test_export import assert_same, camera, make_splat
-from .test_ply import columns_of, said, write_file
+from ..formats.test_export import assert_same, camera, make_splat
+from ..formats.test_ply import columns_of, said, write_file
 
 assert said
 UTM = (500123.0, 4649876.0, 312.0)
@@ -87,4 +88,4 @@ def test_single_floats_far_away_are_warned_of(tmp_path: Path, said: object) -> N
     assert read_ply(write_file(tmp_path / "a.ply", columns)).offset != (0.0, 0.0, 0.0)
     text = said.getvalue()  # type: ignore[attr-defined]
     assert "single floats" in text and "0.5 apart" in text
-    assert ply._FAR == 2**14
+    assert ply_layout.FAR == 2**14

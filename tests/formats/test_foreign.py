@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from gradiseg_ns.scene import export, formats, ply
-from gradiseg_ns.scene.ply import PlyError, read_ply, sidecar_path
+from gradiseg_ns.formats import export, foreign
+from gradiseg_ns.formats.ply_layout import PlyError
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.sidecar import sidecar_path
 
 from .test_export import make_splat
 
@@ -123,7 +125,7 @@ def test_a_download_that_was_cut(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [spz(), b"NGSP" + bytes(40)])
 def test_spz_without_gsply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(formats, "gsply", lambda: None)
+    monkeypatch.setattr(foreign, "gsply", lambda: None)
     path = tmp_path / "a.ply"
     path.write_bytes(content)
     with pytest.raises(PlyError, match=r"an SPZ .*splat-transform.*pip install"):
@@ -202,5 +204,4 @@ def test_a_run_is_known_by_its_first_line(tmp_path: Path) -> None:
         ("", False),
     ):
         path.write_text(text)
-        assert formats.is_run_config(path) is expected, text
-    assert ply.formats is formats
+        assert foreign.is_run_config(path) is expected, text

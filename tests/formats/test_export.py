@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 import torch
 
+from gradiseg_ns.formats import export
+from gradiseg_ns.formats.export import ExportError, export_bytes, export_objects, safe_name
+from gradiseg_ns.formats.ply_layout import PlyError
+from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.formats.sidecar import read_objects
+from gradiseg_ns.formats.write_ply import ply_bytes, write_ply
 from gradiseg_ns.rendering import Camera
-from gradiseg_ns.scene import export
-from gradiseg_ns.scene.export import ExportError, export_bytes, export_objects, safe_name
 from gradiseg_ns.scene.objects import object_colors
-from gradiseg_ns.scene.ply import PlyError, ply_bytes, read_objects, read_ply, write_ply
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.errors import WriteError
 

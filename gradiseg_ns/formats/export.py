@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradiseg_ns.scene.formats import flipped
-from gradiseg_ns.scene.ply import header_comments, prepare_splat, sidecar_bytes, vertex_blocks
+from gradiseg_ns.formats.foreign import flipped
+from gradiseg_ns.formats.sidecar import sidecar_bytes
+from gradiseg_ns.formats.write_ply import header_comments, prepare_splat, vertex_blocks
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.atomic import write_files
 from gradiseg_ns.tools.errors import GradisegError
