@@ -38,8 +38,8 @@ from gradiseg_ns.affordance.tokens import PatchTokens, TokenModel
 from gradiseg_ns.affordance.transfer import affordance_maps, area_mean, prepare, render_labels
 from gradiseg_ns.data.id_maps import read_object_names
 from gradiseg_ns.evaluation.affordance import AffordanceScore, evaluate
-from gradiseg_ns.scene.objects import object_colors
 from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.scene.objects import object_colors
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import majority

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from gradiseg_ns import sources
 from gradiseg_ns.data.id_maps import read_id_map, resize_id_map
-from gradiseg_ns.mask_folders import IdMode, associate_views, overview_of
+from gradiseg_ns.sources.association import IdMode, associate_views, overview_of
 from gradiseg_ns.votes.labels import render_classes
 
 Maps = Sequence[NDArray[np.integer]]

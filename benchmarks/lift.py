@@ -25,6 +25,7 @@ from gradiseg_ns.evaluation.metrics import MaskMetrics
 from gradiseg_ns.grouping.codes import spread_codes
 from gradiseg_ns.grouping.identity import IDENTITY_DIM
 from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.votes import identities
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import majority
@@ -87,7 +88,7 @@ class LiftBenchmark:
     def _quality(
         self,
         scene: sources.Scene,
-        splat: sources.Splat,
+        splat: Splat,
         objects: ObjectTable,
         encoding: Tensor,
         codes: Tensor,

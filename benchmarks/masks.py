@@ -2,6 +2,8 @@
 
     python benchmarks/masks.py --data SCENE --truth-dir object_mask --objects 1 2 3 --views 2
     python benchmarks/masks.py --data SCENE --truth-dir object_mask --objects 1 2 3 --model facebook/sam2.1-hiera-small
+    python benchmarks/masks.py --data SCENE --truth-dir object_mask --objects 1 2 3 --model wand --prompts
+    python benchmarks/masks.py --data SCENE --truth-dir object_mask --objects 1 2 3 --maps-dir sam_mask
 
 Of every object in every view the best mask counts: `any level` among all masks, `whole objects` in the map that `gradiseg masks`
 writes. With `--prompts` the maker gets a click in the middle of the object, its box, or both as a person would give them.
@@ -63,6 +65,8 @@ class Benchmark:
     """Folder with `images`, and the exact maps."""
     model: str = "regions"
     """`regions`, `wand`, or a model."""
+    maps_dir: str | None = None
+    """Folder of maps, in the data folder or absolute, that are compared in place of a maker's masks."""
     truth_dir: str = "object_mask"
     """Folder of the exact maps, in the data folder."""
     objects: tuple[int, ...] = ()
@@ -75,7 +79,9 @@ class Benchmark:
     offline: bool = False
 
     def main(self) -> None:
-        maker = masks.load(self.model, device=self.device, offline=self.offline)
+        maker = None
+        if self.maps_dir is None:
+            maker = masks.load(self.model, device=self.device, offline=self.offline)
         photos = sorted((self.data / "images").iterdir())
         chosen = [photos[len(photos) * k // self.views] for k in range(min(self.views, len(photos)))]
         rows: dict[str, list[float]] = {}
@@ -97,6 +103,14 @@ class Benchmark:
             )
             picture = Picture(torch.from_numpy(rgb).to(self.device).float() / 255)
             ids = [i for i in np.unique(truth).tolist() if (i in self.objects if self.objects else i != 0)]
+            if self.maps_dir is not None:
+                whole = resize_id_map(
+                    read_id_map(self.data / self.maps_dir / f"{photo.stem}.png"), height, width
+                )
+                painted = [whole == i for i in np.unique(whole) if i > 0]
+                for i in ids:
+                    rows.setdefault("whole objects", []).append(best(painted, truth == i))
+                continue
             if not self.prompts:
                 if not isinstance(maker, EverythingMaker):
                     raise GradisegError(f"--model {self.model} finds nothing by itself: add --prompts.")
@@ -118,7 +132,9 @@ class Benchmark:
                 for name, prompt in asked.items():
                     (mask,) = timed(name, lambda m=maker, p=picture, q=prompt: m.prompted(p, **q))
                     rows.setdefault(name, []).append(iou(mask.pixels.cpu().numpy(), own))
-        table = Table("", "mean", title=f"{self.model}, {len(chosen)} photos of {size}, {self.device}")
+        table = Table(
+            "", "mean", title=f"{self.maps_dir or self.model}, {len(chosen)} photos of {size}, {self.device}"
+        )
         for name, values in rows.items():
             table.add_row(name if name == "masks" else f"IoU, {name}", f"{np.mean(values):.3f}")
         for name, values in seconds.items():

@@ -24,14 +24,13 @@ from gradiseg_ns import rendering
 from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
 from gradiseg_ns.boundary.refinement import focus_losses
 from gradiseg_ns.boundary.rounds import Consensus, find_consensus, overshooting_ends, sharpen
-from gradiseg_ns.checkpoints import CheckpointError
 from gradiseg_ns.data.free_space import NEAR_SHARE, FreeSpace, must_go
-from gradiseg_ns.drawing import (
+from gradiseg_ns.drawing.blends import (
     Blend,
     Outputs,
     add_segmentation,
 )
-from gradiseg_ns.drawn_model import DrawnModel
+from gradiseg_ns.drawing.drawn_model import DrawnModel
 from gradiseg_ns.editing.display import Editing
 from gradiseg_ns.evaluation.lpips import LazyLpips, without_lpips_download
 from gradiseg_ns.grouping.densification import GradisegStrategy, SplitRule
@@ -48,6 +47,7 @@ from gradiseg_ns.losses.psnr import PSNR, psnr
 from gradiseg_ns.losses.ssim import FastSSIM
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.sources.checkpoints import CheckpointError
 from gradiseg_ns.tools.terminal import say
 from gradiseg_ns.votes.accumulate import Votes
 from gradiseg_ns.votes.identities import from_votes

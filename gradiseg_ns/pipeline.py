@@ -28,12 +28,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.checkpoints import choose_for_commands
 from gradiseg_ns.data.datamanager import GradisegDataManager
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.data.map_values import some
 from gradiseg_ns.model import GradisegModel
 from gradiseg_ns.ns_callers import caller, edits_path, listen_locally
+from gradiseg_ns.sources.checkpoints import choose_for_commands
 from gradiseg_ns.tools.atomic import WholeFile, check_writable
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.terminal import mend_commands, say, warn
@@ -75,13 +75,14 @@ class GradisegPipeline(VanillaPipeline):
         self, config: GradisegPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any
     ) -> None:
         mend_commands()
-        choose_for_commands()
+        choose_for_commands(GradisegPipeline)
         self._check_output()
         super().__init__(config, device, test_mode, **kwargs)
         self.model.views = self.datamanager.view_names
         start = self.model.config.start_from
         if start is not None and test_mode == "val":
-            from gradiseg_ns.sources import SourceError, load_splat
+            from gradiseg_ns.sources.run import load_splat
+            from gradiseg_ns.sources.scene import SourceError
 
             splat = load_splat(Path(start))
             if splat.frame == "original" or any(splat.offset):
@@ -248,9 +249,9 @@ class GradisegPipeline(VanillaPipeline):
         model.train()
 
     def _associate(self, trainer: Any) -> None:
-        from gradiseg_ns.mask_folders import associate_views, write_association
         from gradiseg_ns.scene.splat import Splat
-        from gradiseg_ns.sources import Scene
+        from gradiseg_ns.sources.association import associate_views, write_association
+        from gradiseg_ns.sources.scene import Scene
 
         model, manager = self.model, self.datamanager
         antialiased = model.config.rasterize_mode == "antialiased"

@@ -25,10 +25,10 @@ from nerfstudio.utils import writer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from gradiseg_ns import checkpoints
 from gradiseg_ns.doctor import check_training
 from gradiseg_ns.model import GradisegModelConfig, apply_schedule
 from gradiseg_ns.pipeline import GradisegPipeline
+from gradiseg_ns.sources import checkpoints
 from gradiseg_ns.tools.atomic import clean, new_run_folder, occupy, temporary_folder, write_text
 from gradiseg_ns.tools.terminal import mend_commands, say
 

@@ -22,8 +22,8 @@ BEGIN, END = "<!-- rooms: begin (scripts/layout.py --write) -->", "<!-- rooms: e
 
 ROOMS = (
     "tools", "rendering", "losses", "data", "grouping", "masks", "scene", "votes", "affordance", "boundary", "evaluation",
-    "segment", "editing", "ns_callers", "drawing", "doctor", "dataparser_options", "checkpoints", "sources", "mask_folders",
-    "drawn_model", "model", "viewer", "pipeline", "trainer", "config", "run_files", "runs", "demo", "cli",
+    "formats", "editing", "drawing", "segment", "ns_callers", "doctor", "sources", "model", "viewer", "pipeline", "trainer",
+    "config", "runs", "demo", "cli",
 )  # fmt: skip
 """Folders, and files of the package's root, from the ground up."""
 

@@ -20,8 +20,9 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from nerfstudio.utils.eval_utils import eval_setup
 from rich.console import Console
 
-from gradiseg_ns import checkpoints, runs, sources
-from gradiseg_ns.checkpoints import CheckpointError, choose, in_folder
+from gradiseg_ns import runs, sources
+from gradiseg_ns.sources import checkpoints
+from gradiseg_ns.sources.checkpoints import CheckpointError, choose, in_folder
 from gradiseg_ns.tools import terminal
 from gradiseg_ns.tools.errors import GradisegError, WriteError
 from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig, resume_line

@@ -15,12 +15,13 @@ import torch
 import yaml
 from PIL import Image
 
-from gradiseg_ns import cli, run_files, sources
+from gradiseg_ns import cli, sources
 from gradiseg_ns.data.id_maps import IdMapError
 from gradiseg_ns.formats.read_ply import read_ply
 from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.formats.write_ply import write_ply
-from gradiseg_ns.sources import SourceError
+from gradiseg_ns.runs import writing
+from gradiseg_ns.sources.scene import SourceError
 from gradiseg_ns.tools.errors import WriteError
 
 from .scenes import write_scene
@@ -262,7 +263,7 @@ def test_a_run_with_another_identity_dim(plain: Path, tmp_path: Path) -> None:
     imported = sources.load_run(lifted.with_name("eight-imported"))
     assert imported.state["_model.gauss_params.identity"].shape == (len(again.splat), 8)
     labels = read_ply(tmp_path / "again" / "lifted.ply").labels
-    assert labels is not None and torch.equal(run_files.labels_of_run(imported), labels)
+    assert labels is not None and torch.equal(writing.labels_of_run(imported), labels)
 
 
 def test_a_fault_in_association_is_not_the_users(
@@ -273,7 +274,7 @@ def test_a_fault_in_association_is_not_the_users(
     def broken(*_: Any, **__: Any) -> None:
         raise fault
 
-    monkeypatch.setattr("gradiseg_ns.mask_folders.associate", broken)
+    monkeypatch.setattr("gradiseg_ns.sources.association.associate", broken)
     verb = cli.Associate(load_config=plain, ids="new", output_dir=tmp_path / "new", device="cpu")
     with pytest.raises(ValueError) as caught:
         verb.main()
@@ -287,7 +288,7 @@ def _with_identity_dim(folder: Path, dim: int, output: Path) -> Path:
     config.pipeline.model.identity_dim, config.output_dir, config.timestamp = dim, output, "eight"
     cut = ("_model.gauss_params.identity", "_model.classifier.weight")
     state = {key: value[:, :dim].clone() if key in cut else value for key, value in run.state.items()}
-    return run_files.save_run(run, config, state, None).parent
+    return writing.save_run(run, config, state, None).parent
 
 
 def test_pruning_some_objects_by_name(plain: Path, scene: Path, tmp_path: Path) -> None:

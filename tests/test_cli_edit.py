@@ -13,14 +13,15 @@ import torch
 import tyro
 from PIL import Image
 
-from gradiseg_ns import cli, run_files, runs, sources
+from gradiseg_ns import cli, runs, sources
 from gradiseg_ns.cli import Edit, Export, Import
 from gradiseg_ns.editing.checking import EditError
 from gradiseg_ns.formats.ply_layout import PlyError
 from gradiseg_ns.formats.read_ply import read_ply
 from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.formats.write_ply import write_ply
-from gradiseg_ns.sources import SourceError
+from gradiseg_ns.runs import writing
+from gradiseg_ns.sources.scene import SourceError
 from gradiseg_ns.tools.errors import WriteError
 
 from .scenes import write_scene
@@ -65,7 +66,7 @@ def shown(config: Path) -> dict[str, torch.Tensor]:
 
 
 def labels_of(folder: Path) -> torch.Tensor:
-    return run_files.labels_of_run(sources.load_run(folder))
+    return writing.labels_of_run(sources.load_run(folder))
 
 
 def test_a_run_comes_back_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +117,8 @@ def test_what_a_person_changed_in_between_is_kept(run: Path) -> None:
     imported = sources.load_run(run.parent / "run-imported")
     model: Any = imported.config.pipeline.model
     assert model.sh_degree == 0 and model.rasterize_mode == "antialiased"
-    assert torch.equal(run_files.labels_of_run(imported), splat.labels)
-    objects = run_files.objects_of_run(imported)
+    assert torch.equal(writing.labels_of_run(imported), splat.labels)
+    objects = writing.objects_of_run(imported)
     assert dict(zip(objects.ids, objects.names, strict=True)) == {0: "floor", 1: "cherry", 300: "[bold]plum"}
     assert objects.colors[2].tolist() == [0.5, 0.0, 0.5]
     zero = imported.state["_model.gauss_params.identity"].abs().amax(dim=1) == 0
@@ -142,7 +143,7 @@ def test_some_objects_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert str(int(torch.isin(labels, torch.tensor([1, 7])).sum())) in printed
     # one of them alone is a run too
     Import(tmp_path / "out" / "1_red_ball.ply", load_config=run, device="cpu").main()
-    objects = run_files.objects_of_run(sources.load_run(run.parent / "run-imported"))
+    objects = writing.objects_of_run(sources.load_run(run.parent / "run-imported"))
     assert objects.ids == (1,) and objects.names == ("red ball",), "named as in the run"
 
 
@@ -153,8 +154,8 @@ def test_a_ply_of_others_and_a_folder_of_photos(scene: Path, run: Path, tmp_path
     Import(path, data=scene, output_dir=tmp_path / "out", device="cpu").main()
     folder = tmp_path / "out" / "balls" / "gradiseg-lite" / "my_splat-imported"
     imported = sources.load_run(folder)
-    assert run_files.objects_of_run(imported).ids == (0,)
-    assert run_files.labels_of_run(imported).unique().tolist() == [0]
+    assert writing.objects_of_run(imported).ids == (0,)
+    assert writing.labels_of_run(imported).unique().tolist() == [0]
     before, after = shown(run / "config.yml"), shown(folder / "config.yml")
     assert float((before["rgb"] - after["rgb"]).abs().max()) <= 1 / 255
     with pytest.raises(SourceError, match="exists already"):
@@ -181,7 +182,7 @@ def test_the_original_frame_and_back(run: Path, tmp_path: Path, said: bool) -> N
     Import(ply, load_config=run, device="cpu").main()
     imported = sources.load_run(run.parent / "run-imported")
     assert float((imported.splat.means - source.splat.means).abs().max()) < 1e-4
-    assert torch.equal(run_files.labels_of_run(imported), labels_of(run))
+    assert torch.equal(writing.labels_of_run(imported), labels_of(run))
     before, after = shown(run / "config.yml"), shown(imported.config_path)
     assert float((before["rgb"] - after["rgb"]).abs().mean()) < 1e-3
     if said:
@@ -214,7 +215,9 @@ def test_an_import_is_refused_before_the_work(
         ).main()
     folder = tmp_path / "balls" / "gradiseg-lite"
     assert len(list(folder.glob("splat-??????-imported"))) == 2
-    monkeypatch.setattr(sources, "find_frame", lambda *_, **__: pytest.fail("worked first"))
+    monkeypatch.setattr(
+        "gradiseg_ns.sources.placing.find_frame", lambda *_, **__: pytest.fail("worked first")
+    )
     with pytest.raises(SourceError, match="exists already"):
         Import(tmp_path / "点云.ply", data=scene, output_dir=tmp_path, device="cpu").main()
 
@@ -234,9 +237,7 @@ def test_bad_input_names_what_was_found(scene: Path, run: Path, tmp_path: Path) 
     plain = sources.load_run(run)
     plain.config.pipeline.model.identity = False  # type: ignore[attr-defined]
     plain.config.timestamp = "plain"
-    run_files.save_run(
-        plain, plain.config, {k: v for k, v in plain.state.items() if "identity" not in k}, None
-    )
+    writing.save_run(plain, plain.config, {k: v for k, v in plain.state.items() if "identity" not in k}, None)
     with pytest.raises(SourceError, match="gradiseg lift --load-config"):
         Export(run.parent / "plain", device="cpu").main()
 
@@ -398,7 +399,7 @@ def test_what_cannot_be_written_is_told_before_the_work(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(run_files, "labels_of_run", lambda run: pytest.fail("worked first"))
+    monkeypatch.setattr(writing, "labels_of_run", lambda run: pytest.fail("worked first"))
     with pytest.raises(WriteError, match="file"):
         Export(run, output_dir=tmp_path / "file", device="cpu").main()
     with pytest.raises(WriteError, match=r"--picture .*before\.x: found the suffix '\.x'"):

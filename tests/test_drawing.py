@@ -6,9 +6,10 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
-from gradiseg_ns import drawing, rendering
+from gradiseg_ns import rendering
 from gradiseg_ns.data.id_maps import IGNORE
-from gradiseg_ns.drawing import Blend, camera_of, cut_outs, object_ids, weight_nearer
+from gradiseg_ns.drawing import blends
+from gradiseg_ns.drawing.blends import Blend, camera_of, cut_outs, object_ids, weight_nearer
 from gradiseg_ns.grouping.identity import IdentityClassifier
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION, ObjectTable
 
@@ -100,6 +101,6 @@ def test_a_camera_of_nerfstudio_is_turned_and_scaled() -> None:
 
 def test_a_camera_that_sees_nothing_has_all_maps() -> None:
     picture = torch.zeros(6, 8, 3)
-    outputs = drawing.empty_outputs({"rgb": picture, "depth": picture[..., :1]}, 8, 6)
+    outputs = blends.empty_outputs({"rgb": picture, "depth": picture[..., :1]}, 8, 6)
     assert {"rgb", "depth", "segmentation", "identity", "boundary", "background"} <= set(outputs)
     assert outputs.object_ids is not None and bool((outputs.object_ids == IGNORE).all())

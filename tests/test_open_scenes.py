@@ -12,8 +12,9 @@ import pytest
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
 from gradiseg_ns import cli, sources
-from gradiseg_ns.dataparser_options import NAMES, config_of, split
-from gradiseg_ns.sources import SourceError
+from gradiseg_ns.sources.dataparsers import NAMES, config_of, split
+from gradiseg_ns.sources.run import anchor
+from gradiseg_ns.sources.scene import SourceError
 
 from .data import conftest as scenes
 
@@ -109,7 +110,7 @@ def test_paths_of_a_run_start_where_its_training_did(
         ),
     )
     path = Path(os.path.relpath(tmp_path / "outputs/scene/gradiseg/now/config.yml"))
-    sources._anchor(path, config)
+    anchor(path, config)
     for found, name in (
         (config.data, "scene"),
         (config.pipeline.datamanager.data, "scene"),

@@ -17,11 +17,11 @@ from gradiseg_ns.editing.flags import Script
 from gradiseg_ns.formats.ply_layout import PlyError
 from gradiseg_ns.scene.coordinates import to_original
 from gradiseg_ns.scene.objects import ObjectTable
-from gradiseg_ns.sources import SourceError
+from gradiseg_ns.sources.scene import SourceError
 
-from .scene.test_export import camera, make_splat
-from .scene.test_formats import FILES, MALICIOUS
-from .scene.test_frames import a_move
+from .formats.test_export import camera, make_splat
+from .formats.test_foreign import FILES, MALICIOUS
+from .scene.test_coordinates import a_move
 
 
 def start_from(path: Path) -> object:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gradiseg_ns.affordance.transfer import AffordanceResult
     from gradiseg_ns.scene.splat import Splat
-    from gradiseg_ns.sources import Scene
+    from gradiseg_ns.sources.scene import Scene
 
 MAPS = "maps"
 """Folder, in that of the results, of the maps that the photos alone give."""
@@ -158,7 +158,7 @@ def _write_maps(
     from PIL import Image
 
     from gradiseg_ns.data.id_maps import read_frame_maps
-    from gradiseg_ns.mask_folders import distorted, original_cameras
+    from gradiseg_ns.sources.association import distorted, original_cameras
     from gradiseg_ns.tools.atomic import new_folder
 
     originals, lookups = original_cameras(scene), {}

@@ -41,8 +41,8 @@ class Associate:
 
     def main(self) -> None:
         from gradiseg_ns import sources
-        from gradiseg_ns.mask_folders import associate_views, write_association
-        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.sources.association import associate_views, write_association
+        from gradiseg_ns.sources.scene import SourceError
 
         splat = None
         if self.load_config is not None:

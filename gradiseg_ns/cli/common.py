@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from gradiseg_ns.scene.objects import ObjectTable
     from gradiseg_ns.scene.splat import Splat
-    from gradiseg_ns.sources import Run, Scene
+    from gradiseg_ns.sources.run import Run
+    from gradiseg_ns.sources.scene import Scene
 
 PICTURES = 4
 """Views in an overview."""
@@ -70,7 +71,7 @@ class Source:
 
         from gradiseg_ns import sources
         from gradiseg_ns.formats.read_ply import read_ply
-        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.sources.scene import SourceError
 
         if (self.load_config is None) == (self.ply is None):
             raise SourceError("give either --load-config (a run) or --ply (a splat) with --data.")
@@ -110,7 +111,7 @@ def check_replaceable(run: Run, suffix: str) -> None:
         SourceError: it holds edits, exports or other files that no such command wrote.
     """
     from gradiseg_ns import config as register
-    from gradiseg_ns.sources import SourceError
+    from gradiseg_ns.sources.scene import SourceError
 
     stays = run.is_gradiseg or suffix == "pruned"
     method = run.config.method_name if stays else register.gradiseg_lite.config.method_name
@@ -157,7 +158,7 @@ def find_objects(flag: str, words: Sequence[str], table: ObjectTable) -> list[in
         SourceError: there is no such object, or several of that name.
     """
     from gradiseg_ns.scene.objects import ObjectNameError
-    from gradiseg_ns.sources import SourceError
+    from gradiseg_ns.sources.scene import SourceError
 
     try:
         return sorted(table.find(*words))
@@ -173,8 +174,8 @@ def labelled_splat(run: Run) -> tuple[Splat, ObjectTable]:
     """
     from dataclasses import replace
 
-    from gradiseg_ns.run_files import labels_of_run, objects_of_run
-    from gradiseg_ns.sources import SourceError
+    from gradiseg_ns.runs.writing import labels_of_run, objects_of_run
+    from gradiseg_ns.sources.scene import SourceError
 
     if not run.is_gradiseg:
         raise SourceError(
@@ -193,7 +194,7 @@ def edited_splat(run: Run) -> tuple[Splat, ObjectTable]:
     from gradiseg_ns.editing.arrangement import edited_splat
     from gradiseg_ns.editing.edit_list import EditList
     from gradiseg_ns.ns_callers import edits_path
-    from gradiseg_ns.sources import SourceError
+    from gradiseg_ns.sources.scene import SourceError
     from gradiseg_ns.tools.terminal import say
 
     splat, table = labelled_splat(run)

@@ -14,7 +14,7 @@ from gradiseg_ns.tools.terminal import console, say
 if TYPE_CHECKING:
     from gradiseg_ns.editing.arrangement import Arrangement
     from gradiseg_ns.editing.flags import Script
-    from gradiseg_ns.sources import Run
+    from gradiseg_ns.sources.run import Run
 
 
 Changes = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT ...", help_behavior_hint="")]
@@ -76,7 +76,7 @@ class Edit:
         from gradiseg_ns import sources
         from gradiseg_ns.editing.edit_list import FILE_NAME, EditList
         from gradiseg_ns.editing.flags import ACTIONS, Script
-        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.sources.scene import SourceError
 
         if self.picture is not None:
             check_picture("--picture", self.picture)
@@ -112,7 +112,7 @@ class Edit:
 
     def _draw(self, run: Run, script: Script, path: Path) -> None:
         from gradiseg_ns.editing.arrangement import edited_splat
-        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.sources.scene import SourceError
         from gradiseg_ns.tools.pictures import overview, save_picture, to_image
 
         scene = run.scene(maps=False)

@@ -57,7 +57,7 @@ class Export:
 
         from gradiseg_ns import sources
         from gradiseg_ns.formats.export import OLDER, export_objects
-        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.sources.scene import SourceError
 
         run = sources.load_run(self.config, default_device(self.device))
         folder = self.output_dir or run.config_path.parent / "export"

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from gradiseg_ns.rendering import Camera
     from gradiseg_ns.scene.objects import ObjectTable
     from gradiseg_ns.scene.splat import Splat
-    from gradiseg_ns.sources import Run, Scene
+    from gradiseg_ns.sources.run import Run
+    from gradiseg_ns.sources.scene import Scene
 
 _VIEWS = 8
 """Training views in which an import is looked at."""
@@ -57,8 +58,9 @@ class Import:
         from gradiseg_ns.formats.read_ply import read_ply
         from gradiseg_ns.formats.sidecar import read_objects
         from gradiseg_ns.grouping.codes import spread_codes
-        from gradiseg_ns.run_files import check_free, objects_of_run, write_gradiseg_run
-        from gradiseg_ns.sources import SourceError, find_frame, in_nerfstudio_frame
+        from gradiseg_ns.runs.writing import check_free, objects_of_run, write_gradiseg_run
+        from gradiseg_ns.sources.placing import find_frame, in_nerfstudio_frame
+        from gradiseg_ns.sources.scene import SourceError
         from gradiseg_ns.votes.identities import encode, head_start
 
         if (self.load_config is None) == (self.data is None):
@@ -138,7 +140,7 @@ def _table_of(labels: Tensor, found: ObjectTable | None, names: dict[int, str]) 
     import torch
 
     from gradiseg_ns.scene.objects import ObjectTable
-    from gradiseg_ns.sources import SourceError
+    from gradiseg_ns.sources.scene import SourceError
 
     known = [] if found is None else list(found.ids)
     own = {} if found is None else names_by_id(found)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from gradiseg_ns.scene.objects import ObjectTable
     from gradiseg_ns.scene.splat import Splat
-    from gradiseg_ns.sources import Scene
+    from gradiseg_ns.sources.scene import Scene
 
 
 @dataclass
@@ -65,9 +65,9 @@ class Lift(Source):
 
         from gradiseg_ns.formats.write_ply import write_ply
         from gradiseg_ns.grouping.codes import spread_codes
-        from gradiseg_ns.run_files import write_gradiseg_run
+        from gradiseg_ns.runs.writing import write_gradiseg_run
         from gradiseg_ns.scene.objects import ObjectTable
-        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.sources.scene import SourceError
         from gradiseg_ns.votes import identities
         from gradiseg_ns.votes.accumulate import accumulate
         from gradiseg_ns.votes.labels import Labels, fill_unseen, foreground, majority, object_confidence

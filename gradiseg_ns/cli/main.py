@@ -17,8 +17,8 @@ from gradiseg_ns.cli.import_splat import Import
 from gradiseg_ns.cli.lift import Lift
 from gradiseg_ns.cli.masks import Masks
 from gradiseg_ns.cli.prune import Prune
-from gradiseg_ns.dataparser_options import config_of, split
 from gradiseg_ns.doctor import Doctor
+from gradiseg_ns.sources.dataparsers import config_of, split
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.terminal import mend_commands, say_error
 

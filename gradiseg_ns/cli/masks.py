@@ -63,7 +63,7 @@ class Masks:
     """Never reach for the network: weights from a folder or from the hub's cache."""
 
     def main(self) -> None:
-        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.sources.scene import SourceError
         from gradiseg_ns.tools.atomic import check_writable
 
         if (self.data is None) == (self.photos is None):
@@ -97,7 +97,7 @@ class Masks:
 
     def _photos(self) -> tuple[dict[str, Path], Path]:
         """Photos by the names of their maps, and the folder that the maps go to by default."""
-        from gradiseg_ns.sources import SourceError, _names, load_scene
+        from gradiseg_ns.sources.scene import SourceError, load_scene, photo_names
 
         if self.data is not None:
             scene = load_scene(self.data, dataparser=self.dataparser, maps=False)
@@ -110,7 +110,7 @@ class Masks:
             found = photos_below(self.photos, self.output_dir or default)
         if not found:
             raise SourceError(f"--data {self.data}: the scene has no photos.")
-        return dict(zip(_names(found, found), found, strict=True)), default
+        return dict(zip(photo_names(found, found), found, strict=True)), default
 
     def _settings(self, phrases: Sequence[str]) -> dict[str, Any]:
         """What the maps depend on."""
@@ -137,29 +137,38 @@ class Masks:
         device = default_device(self.device)
         try:
             maker = masks.load(self.model, device=device, offline=self.offline)
-            if phrases and not isinstance(maker, masks.PhraseMaker):
-                if not isinstance(maker, masks.PromptMaker):
-                    say(f"--model {self.model} makes no masks of boxes: the wand makes those of the phrases.")
-                    maker = masks.load("wand")
-                assert isinstance(maker, masks.PromptMaker)
-                found = masks.load(self.phrase_model, device=device, offline=self.offline, prompts=maker)
-                if not isinstance(found, masks.PhraseMaker):
-                    raise WeightsError(
-                        f"--phrase-model {self.phrase_model} takes no phrases: expected a Grounding DINO such as {PHRASE_MODEL}."
-                    )
-                return found
+            if phrases:
+                return self._phrase_maker(maker, device)
         except WeightsError as error:
             if phrases:
                 raise
             raise WeightsError(
                 f"{error}\n`--model regions` needs no weights; its masks are much worse (docs/masks.md)."
             ) from error
-        if not phrases and not isinstance(maker, masks.EverythingMaker):
+        if not isinstance(maker, masks.EverythingMaker):
+            takes = "phrases: add --phrases" if isinstance(maker, masks.PhraseMaker) else "clicks"
             raise WeightsError(
-                f"--model {self.model} finds nothing by itself: it takes {'phrases: add --phrases' if isinstance(maker, masks.PhraseMaker) else 'clicks'}. "
-                f"Expected a SAM such as {MODEL}, or regions."
+                f"--model {self.model} finds nothing by itself: it takes {takes}. Expected a SAM such as {MODEL}, or regions."
             )
         return maker
+
+    def _phrase_maker(self, maker: object, device: str) -> PhraseMaker:
+        """What makes masks of phrases: the maker itself if it can, else --phrase-model with it."""
+        from gradiseg_ns import masks
+        from gradiseg_ns.masks.weights import WeightsError
+
+        if isinstance(maker, masks.PhraseMaker):
+            return maker
+        if not isinstance(maker, masks.PromptMaker):
+            say(f"--model {self.model} makes no masks of boxes: the wand makes those of the phrases.")
+            maker = masks.load("wand")
+            assert isinstance(maker, masks.PromptMaker)
+        found = masks.load(self.phrase_model, device=device, offline=self.offline, prompts=maker)
+        if not isinstance(found, masks.PhraseMaker):
+            raise WeightsError(
+                f"--phrase-model {self.phrase_model} takes no phrases: expected a Grounding DINO such as {PHRASE_MODEL}."
+            )
+        return found
 
     def _tell(
         self, folder: Path, photos: Mapping[str, Path], phrases: Sequence[str], counts: Mapping[str, int]
@@ -170,7 +179,7 @@ class Masks:
             SourceError: nothing was found at all.
         """
         from gradiseg_ns.data.id_maps import read_frame_maps
-        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.sources.scene import SourceError
 
         for phrase in phrases:
             seen = counts[phrase]
@@ -217,7 +226,7 @@ def _phrases(given: str | None) -> list[str]:
     Raises:
         SourceError: there are none in it, or one twice.
     """
-    from gradiseg_ns.sources import SourceError
+    from gradiseg_ns.sources.scene import SourceError
 
     if given is None:
         return []
@@ -240,7 +249,7 @@ def photos_below(folder: Path, output: Path) -> list[Path]:
         SourceError: there are none.
     """
     from gradiseg_ns.data.id_maps import PHOTO_SUFFIXES
-    from gradiseg_ns.sources import SourceError
+    from gradiseg_ns.sources.scene import SourceError
 
     if not folder.is_dir():
         raise SourceError(f"--photos {folder}: no such folder.")

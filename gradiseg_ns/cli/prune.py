@@ -41,9 +41,9 @@ class Prune(Source):
 
         from gradiseg_ns.formats.sidecar import read_objects
         from gradiseg_ns.formats.write_ply import write_ply
-        from gradiseg_ns.run_files import labels_of_run, objects_of_run, write_pruned_run
+        from gradiseg_ns.runs.writing import labels_of_run, objects_of_run, write_pruned_run
         from gradiseg_ns.scene.objects import ObjectTable
-        from gradiseg_ns.sources import SourceError
+        from gradiseg_ns.sources.scene import SourceError
         from gradiseg_ns.votes.pruning import prune
 
         bound = _fraction(self.max_error)
@@ -99,7 +99,7 @@ class Prune(Source):
 
 
 def _fraction(text: str) -> float:
-    from gradiseg_ns.sources import SourceError
+    from gradiseg_ns.sources.scene import SourceError
 
     try:
         top, _, bottom = text.partition("/")

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -29,11 +29,9 @@ from gradiseg_ns.formats.sidecar import sidecar_bytes
 from gradiseg_ns.formats.write_ply import header_comments, prepare_splat, vertex_blocks
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.atomic import write_files
+from gradiseg_ns.tools.choices import Format
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.extras import install_command
-
-Format = Literal["ply", "compressed-ply", "spz"]
-"""`ply` as in `write_ply`; PlayCanvas's and SuperSplat's compressed PLY; Niantic's SPZ, version 3."""
 
 OLDER = "older"
 """Folder, in that of an export, of what an export before it left."""

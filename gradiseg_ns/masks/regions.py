@@ -6,7 +6,7 @@ patches merge earlier. Lightness counts half; depth and identity count where the
 costs, gives objects, parts, and parts of parts.
 
 It knows nothing of objects: a label on a box is a region, and two things of one colour are one. On photos of household things on a
-table an object's best region had an IoU of 0.7 where a small SAM's best mask has more than 0.9 (docs/masks.md). On renders, which know
+table an object's best region had an IoU of 0.57 (docs/masks.md). On renders, which know
 depth, it does better. It is there for tests, demos, and where there are no weights.
 """
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from gradiseg_ns.masks.levels import SMALLER
 from gradiseg_ns.masks.types import Mask, Picture, check_picture
-from gradiseg_ns.masks.wand import MIN_ALPHA, _features, _spread, arrays_of
+from gradiseg_ns.masks.wand import MIN_ALPHA, arrays_of, features_of, shrunk, spread_of
 
 SIZE = 512
 """Longer side, in pixels, of the smaller picture in which patches merge."""
@@ -135,13 +135,8 @@ def _prepared(picture: Picture) -> tuple[NDArray[np.int64], NDArray[np.float32]]
     parts = [picture.rgb, depth[..., None], alpha[..., None]]
     images = arrays_of([*parts, picture.identity] if picture.identity is not None else parts)
     scale = max(1.0, max(height, width) / SIZE)
-    size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    images = (
-        [cv2.resize(i, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], -1) for i in images]
-        if scale > 1
-        else images
-    )
-    features = _features(images, _spread(images))
+    images = [shrunk(image, scale) for image in images]
+    features = features_of(images, spread_of(images))
     features[..., :3] = cv2.bilateralFilter(np.ascontiguousarray(features[..., :3]), -1, 0.06, 2.0)
     features[..., 3] *= _DEPTH
     features[..., 4:] *= _IDENTITY

@@ -56,6 +56,8 @@ _TOLL, _TOLL_NOISE = 0.1, 0.006
 """Cost per pixel of being 100 units of CIELAB, or a spread of the identities, from the seed's; and what costs nothing."""
 _DOUBT = 0.02
 """How far the outline of a mask is doubted, in parts of the picture's longer side."""
+_UNLIKE = 0.25
+"""How unlike its surroundings a seed in a box must be, beside the one that is most."""
 _CLEAR = 0.03
 """The change of colour, in 100 units of CIELAB, along an outline of clearness one half."""
 _WALL = 1e3
@@ -108,11 +110,11 @@ def grow_region(
     if not inside:
         return torch.zeros_like(alpha, dtype=torch.bool)
     scale = max(1.0, max(size) / SIZE)
-    small = [_shrunk(array, scale) for array in arrays]
+    small = [shrunk(array, scale) for array in arrays]
     rows = [[_moved(pixel, size, small[0].shape) for pixel in pixels] for pixels in (inside, outside)]
-    spread = _spread(small)
+    spread = spread_of(small)
     radius = RADIUS * 4 ** (2 * tolerance - 1)
-    rough = _region(_features(small, spread), small[2][..., 0], rows[0], rows[1], radius)
+    rough = _region(features_of(small, spread), small[2][..., 0], rows[0], rows[1], radius)
     rough = cv2.resize(rough.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
     region = _snapped(rough, arrays, spread, scale, inside, outside)
     return torch.from_numpy(region).to(alpha.device)
@@ -157,7 +159,7 @@ class Wand:
             if box is not None:
                 around = _around(box, width, height)
                 outside += around
-                inside = inside or _unlike_around(images, box, around)
+                inside += _unlike_around(images, box, outside)
             region = self._grown(images, inside, outside)
         if box is not None:
             x0, y0, x1, y1 = box
@@ -197,7 +199,7 @@ class Wand:
             reach[y, x] |= solid[y, x]
         for x, y in negative:
             core[y, x] = reach[y, x] = False
-        return _between(core, reach, images, _spread(images), max(1.0, max(rough.shape) / SIZE))
+        return _between(core, reach, images, spread_of(images), max(1.0, max(rough.shape) / SIZE))
 
 
 def arrays_of(images: Iterable[Tensor]) -> list[Array]:
@@ -222,7 +224,7 @@ def _around(box: Box, width: int, height: int) -> list[Pixel]:
 
 
 def _unlike_around(images: list[Array], box: Box, around: list[Pixel]) -> list[Pixel]:
-    """Of pixels spread over a box the third that is least like those around it."""
+    """Of pixels spread over a box up to a third, those least like the ones around it, or known to be outside."""
     x0, y0, x1, y1 = box
     xs, ys = (np.linspace(a + (b - a) * 0.15, b - 1 - (b - a) * 0.15, 9) for a, b in ((x0, x1), (y0, y1)))
     solid = images[2][..., 0] >= MIN_ALPHA
@@ -231,23 +233,30 @@ def _unlike_around(images: list[Array], box: Box, around: list[Pixel]) -> list[P
     others = [(x, y) for x, y in around if solid[y, x]]
     if not inside or not others:
         return inside or [((x0 + x1) // 2, (y0 + y1) // 2)]
-    smooth = [cv2.blur(image, (3, 3)).reshape(*image.shape) for image in images]
-    spread = _spread(images)
+    smooth = [_blurred(image) for image in images]
+    spread = spread_of(images)
     own, other = (
-        _features([image[[y for _, y in ps], [x for x, _ in ps]] for image in smooth], spread)
+        features_of([image[[y for _, y in ps], [x for x, _ in ps]] for image in smooth], spread)
         for ps in (inside, others)
     )
     change = own[:, None] - other[None]
     unlike = (_norm(change[..., :3]) + np.abs(change[..., 3]) + _norm(change[..., 4:])).min(axis=1)
-    chosen = np.argsort(-unlike, kind="stable")[: max(3, len(inside) // 3)]
-    return [inside[k] for k in chosen]
+    order = np.argsort(-unlike, kind="stable")[: max(3, len(inside) // 3)]
+    return [inside[k] for k in order if unlike[k] >= _UNLIKE * unlike[order[0]]]
+
+
+def _blurred(image: Array) -> Array:
+    """The mean over 3 x 3 pixels of an image [H, W, C]."""
+    return np.stack(
+        [cv2.blur(image[..., c], (3, 3)) for c in range(image.shape[-1])], axis=-1, dtype=np.float32
+    )
 
 
 def _clearness(region: _Bits, images: list[Array]) -> float:
     """How clear the outline of a region is, 0 to 1; see `Wand`."""
     solid = images[2][..., 0] >= MIN_ALPHA
     scale = max(1.0, max(region.shape) / SIZE)
-    spread, costs = _spread(images), []
+    spread, costs = spread_of(images), []
     for dy, dx in ((0, 2), (2, 0)):  # soft edges are two pixels wide
         a = (slice(0, region.shape[0] - dy), slice(0, region.shape[1] - dx))
         b = (slice(dy, None), slice(dx, None))
@@ -256,8 +265,8 @@ def _clearness(region: _Bits, images: list[Array]) -> float:
         both = ends & solid[a] & solid[b]
         if not both.any():
             continue
-        pair = (_features([image[part][both] for image in images], spread) for part in (a, b))
-        costs.append(_change(*pair, 2 / scale) - _STEP * 2 / scale)
+        one, other = (features_of([image[part][both] for image in images], spread) for part in (a, b))
+        costs.append(_change(one, other, 2 / scale) - _STEP * 2 / scale)
     found = np.concatenate(costs)
     if len(found) == 0:
         return 0.0
@@ -268,7 +277,7 @@ def _clearness(region: _Bits, images: list[Array]) -> float:
 # ------------------------------------------------------------------------------------------------- what changes
 
 
-def _shrunk(image: Array, scale: float) -> Array:
+def shrunk(image: Array, scale: float) -> Array:
     """[h, w, C] of an image [H, W, C], a scale smaller."""
     if scale == 1:
         return image
@@ -285,7 +294,7 @@ def _moved(pixel: tuple[int, int], size: tuple[int, ...], other: tuple[int, ...]
     return row, column
 
 
-def _spread(images: list[Array]) -> float:
+def spread_of(images: list[Array]) -> float:
     """Root mean square distance of identities to their mean; 1 without any."""
     if len(images) < 4:
         return 1.0
@@ -298,7 +307,7 @@ def _spread(images: list[Array]) -> float:
     return max(float(np.sqrt(seen.var(axis=0).sum())), noise, 1e-6)
 
 
-def _features(images: list[Array], spread: float) -> Array:
+def features_of(images: list[Array], spread: float) -> Array:
     """[..., 4 + D]: CIELAB / 100 with lightness weighted, log(depth), identity / spread, of images [..., C]."""
     rgb, depth, alpha = images[:3]
     color = cv2.cvtColor(rgb.reshape(-1, 1, 3).clip(0, 1), cv2.COLOR_RGB2LAB).reshape(rgb.shape) / 100
@@ -462,7 +471,7 @@ def _snapped(
 
     Args:
         images: at full size.
-        spread: as `_spread` says.
+        spread: as `spread_of` says.
         scale: how much smaller the picture was in which the region was found.
     """
     solid = images[2][..., 0] >= MIN_ALPHA
@@ -490,7 +499,7 @@ def _between(core: _Bits, reach: _Bits, images: list[Array], spread: float, scal
         return core
     index = np.full(core.shape, -1)
     index[nodes] = np.arange(int(nodes.sum()))
-    features = _features([image[nodes] for image in images], spread)
+    features = features_of([image[nodes] for image in images], spread)
     height, width = core.shape
     tails, heads, costs = [], [], []
     for dy, dx in _SHIFTS:

@@ -25,11 +25,15 @@ from gradiseg_ns import rendering
 from gradiseg_ns.masks import Picture, PromptMaker
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.segment import solids
 from gradiseg_ns.segment.evidence import Evidence, inside_outside
 from gradiseg_ns.tools.errors import GradisegError
+from gradiseg_ns.votes.rendered import spread_views
 
 HEIGHT = 256
 """Pixels of the pictures that masks are made of; smaller cameras stay as they are."""
+DEBUG = False
+USE_MASK = False
 COARSE = 96
 """Pixels of the pictures in which the next view is chosen."""
 MOST_VIEWS = 16
@@ -134,6 +138,7 @@ class Views:
         self.cameras = [resized(camera, height) for camera in self.given]
         self._sights: OrderedDict[int, Sight] = OrderedDict()
         self._weights: list[Tensor | None] = [None] * len(self.given)
+        self._surface: solids.Surface | None = None
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -146,6 +151,19 @@ class Views:
                 self._sights.popitem(last=False)
         self._sights.move_to_end(view)
         return self._sights[view]
+
+    def surface(self) -> solids.Surface:
+        """Creases and colours of the Gaussians, from some of the views."""
+
+        def sights():
+            for view in spread_views(len(self), solids.VIEWS):
+                sight = self._look(resized(self.cameras[view], solids.HEIGHT))
+                assert sight.picture.depth is not None and sight.picture.alpha is not None
+                yield sight.picture.rgb, sight.picture.depth, sight.picture.alpha, sight.projection
+
+        if self._surface is None:
+            self._surface = solids.surface(sights())
+        return self._surface
 
     @torch.no_grad()
     def weights(self, gaussians: rendering.Gaussians) -> Tensor:
@@ -187,9 +205,9 @@ def find_object(
     found = Found(Evidence(len(gaussians), gaussians.means.device), torch.zeros(0))
     evidence = found.evidence
     report = progress or (lambda done, total: None)
-    anchors = _count_clicks(found, views, maker, clicks)
-    report(len(found.views), most_views)
     weights = views.weights(gaussians)
+    anchors = _count_clicks(found, gaussians, views, maker, clicks, weights)
+    report(len(found.views), most_views)
     calm = 0
     selected = evidence.selected
     while len(found.views) + len(found.skipped) < min(most_views, len(views)):
@@ -197,7 +215,7 @@ def find_object(
         if view is None:
             break
         sight = views.sight(view)
-        mask, trust = _ask(sight, evidence, maker, anchors)
+        mask, trust, _ = _ask(sight, evidence, maker)
         if trust > 0:
             evidence.add(inside_outside(sight.projection, mask), trust)
             found.views.append(view)
@@ -217,7 +235,9 @@ def find_object(
     return found
 
 
-def _count_clicks(found: Found, views: Views, maker: PromptMaker, clicks: Sequence[Click]) -> Tensor:
+def _count_clicks(
+    found: Found, gaussians: rendering.Gaussians, views: Views, maker: PromptMaker, clicks: Sequence[Click], weights: Tensor
+) -> Tensor:
     """Count the masks of the clicked views; the clicked points [P, 3], world units."""
     anchors = []
     for view in dict.fromkeys(click.view for click in clicks):
@@ -232,13 +252,46 @@ def _count_clicks(found: Found, views: Views, maker: PromptMaker, clicks: Sequen
         if not any(float(alpha[y, x]) >= MIN_ACCUMULATION for x, y in pixels[0]):
             raise SegmentError(f"view {view}: nothing is there: expected a pixel on the object.")
         mask = maker.prompted(sight.picture, pixels[0], pixels[1]).pixels.to(alpha.device)
-        if not bool(mask.any()):
+        here = [unprojected(camera, x, y, float(sight.picture.depth[y, x])) for x, y in pixels[0]]
+        anchors += here
+        seed = torch.zeros_like(alpha)
+        for x, y in pixels[0]:
+            seed[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = 1
+        shown = rendering.transpose(sight.projection, seed[..., None])[:, 0]
+        sets, asked = solids.candidates(gaussians.means, gaussians.opacities, views.surface(), here[0], shown)
+        choices = []
+        if bool(mask.any()):
+            own = Evidence(len(gaussians), alpha.device)
+            own.add(inside_outside(sight.projection, mask))
+            choices.append((own, mask))
+        for chosen in sets:
+            guess = Evidence(len(gaussians), alpha.device)
+            guess.inside += 10.0 * chosen
+            guess.outside += 10.0 * ~chosen
+            choices.append((guess, None))
+        best = None
+        for guess, known in choices:
+            asking = _best_views(guess, weights, view)
+            answers = [_ask(views.sight(v), guess, maker, pixels if v == view else None) for v in asking]
+            score = sum(a[2] for a in answers) / len(answers)
+            if DEBUG: print("   ", "A" if known is not None else "B", int(guess.selected.sum()), f"{score:.2f}", [f"{a[2]:.2f}" for a in answers])
+            if best is None or score > best[0] + (0.05 if known is not None else 0):
+                best = (score, guess, known, asking, answers)
+        if best is None:
             raise SegmentError(f"view {view}: no mask came of the click: click on another part of the object.")
-        anchors += [unprojected(camera, x, y, float(sight.picture.depth[y, x])) for x, y in pixels[0]]
-        found.evidence.add(inside_outside(sight.projection, mask))
-        found.views.append(view)
-        found.masks.append(mask)
+        for v, (m, trust, _) in zip(best[3], best[4], strict=True):
+            if trust > 0:
+                found.evidence.add(inside_outside(views.sight(v).projection, m), trust)
+                found.views.append(v)
+                found.masks.append(m)
     return torch.stack(anchors)
+
+
+def _best_views(guess: Evidence, weights: Tensor, view: int) -> list[int]:
+    """The clicked view, and others that show most of a guess."""
+    score = weights.float() @ guess.selected.float()
+    score[view] = -1
+    return [view, *score.argsort(descending=True)[:2].tolist()]
 
 
 def _pixel(click: Click, given: rendering.Camera, camera: rendering.Camera) -> tuple[int, int]:
@@ -279,24 +332,26 @@ def _next_view(
 
 
 def _ask(
-    sight: Sight, evidence: Evidence, maker: PromptMaker, anchors: Tensor
-) -> tuple[Tensor, float]:
-    """The mask of a view, bool [H, W], with what the counts render there as the prompt, and how far to trust it."""
+    sight: Sight, evidence: Evidence, maker: PromptMaker, clicked: tuple[list, list] | None = None
+) -> tuple[Tensor, float, float]:
+    """The mask of a view, bool [H, W], with what the counts render there as the prompt; how far to trust it; and its IoU with that."""
     mean, sure = rendered(sight.projection, evidence)
     alpha = sight.picture.alpha
     assert alpha is not None
     guess = (mean > 0.5) & (sure > 0.5) & (alpha >= MIN_ACCUMULATION)
     if not bool(guess.any()):
-        return guess, 0.0
+        return guess, 0.0, 0.0
     positive, negative = prompt_pixels(mean, sure, alpha)
+    if clicked is not None:
+        positive, negative = [*clicked[0], *positive], [*clicked[1], *negative]
     if not positive:
-        return guess, 0.0
-    mask = maker.prompted(sight.picture, positive, negative, mask=mean).pixels.to(alpha.device)
+        return guess, 0.0, 0.0
+    mask = maker.prompted(sight.picture, positive, negative, **({"mask": mean} if USE_MASK else {})).pixels.to(alpha.device)
     both = (sure * (mask & guess)).sum()
     either = (sure * (mask | guess)).sum()
     iou = float(both / either.clamp(min=1e-9))
     low, high = AGREE
-    return mask, min(max((iou - low) / (high - low), 0.0), 1.0)
+    return mask, min(max((iou - low) / (high - low), 0.0), 1.0), iou
 
 
 def rendered(projection: rendering.Projection, evidence: Evidence) -> tuple[Tensor, Tensor]:

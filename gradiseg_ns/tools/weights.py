@@ -20,7 +20,7 @@ HUB_TIMEOUT = 10.0
 SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 """Files of weights that cannot run code."""
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _BESIDE = re.compile(r"[\w.-]+\.json|vocab\.txt|merges\.txt|spiece\.model")
 """Configurations and vocabularies, which lie beside the weights."""
 

@@ -41,7 +41,7 @@ from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.accumulate import Votes, accumulate
 
 if TYPE_CHECKING:
-    from gradiseg_ns.drawing import Look
+    from gradiseg_ns.drawing.blends import Look
     from gradiseg_ns.model import GradisegModel
 
 VOTE_VIEWS = 24

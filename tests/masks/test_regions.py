@@ -40,7 +40,7 @@ def test_depth_parts_what_is_of_one_colour() -> None:
 
 def test_identity_parts_what_is_of_one_colour() -> None:
     seen = picture((LEFT, RED, 1.5), (RIGHT, RED, 1.5))
-    identity = torch.zeros(*seen.rgb.shape[:2], 4)
+    identity = torch.zeros(*seen.rgb.shape[:2], 16)
     identity[RIGHT, 0] = 1.0
     found = Regions().everything(Picture(seen.rgb, seen.alpha, seen.depth, identity))
     assert best(found, RIGHT) > 0.95

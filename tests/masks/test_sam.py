@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,7 +126,13 @@ def test_boxes_and_masks_are_prompts_too(folder: Path) -> None:
     assert not torch.equal(model.prompted(seen, mask=known).pixels, asked[2].pixels)
     nothing = model.prompted(seen, mask=torch.zeros(HEIGHT, WIDTH))
     assert not nothing.pixels.any() and nothing.score == 0
-    for bad in ({"box": (5, 5, 5, 9)}, {"box": (0, 0, WIDTH + 1, 9)}, {"mask": known[:5]}, {}):
+    wrong: list[dict[str, Any]] = [
+        {"box": (5, 5, 5, 9)},
+        {"box": (0, 0, WIDTH + 1, 9)},
+        {"mask": known[:5]},
+        {},
+    ]
+    for bad in wrong:
         with pytest.raises(ValueError, match="box|mask|positive click"):
             model.prompted(seen, **bad)
 

@@ -21,7 +21,7 @@ from gradiseg_ns.data.id_maps import read_id_map
 from gradiseg_ns.data.photos import PhotoError
 from gradiseg_ns.masks.levels import Painted
 from gradiseg_ns.masks.types import Mask, Picture
-from gradiseg_ns.sources import SourceError
+from gradiseg_ns.sources.scene import SourceError
 from gradiseg_ns.tools.errors import WriteError
 from gradiseg_ns.tools.weights import WeightsError
 
@@ -314,13 +314,14 @@ def test_no_weights_and_no_network_is_one_sentence_and_writes_nothing(
 def test_models_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     clip, dino = save_clip(tmp_path / "clip"), save_grounding(tmp_path / "dino")
-    for flags, told in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"model": str(clip)}, "of type clip, which makes no masks"),
         ({"model": str(dino)}, "takes phrases: add --phrases"),
         ({"model": "wand"}, "it takes clicks"),
         ({"model": "wand", "phrases": "mug", "phrase_model": "regions"}, "takes no phrases"),
         ({"model": "wand", "phrases": "mug", "phrase_model": str(clip)}, "of type clip"),
-    ):
+    ]
+    for flags, told in cases:
         with pytest.raises(WeightsError, match=told):
             Masks(photos=photos, device="cpu", offline=True, **flags).main()
 

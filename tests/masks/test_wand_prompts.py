@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -37,10 +39,14 @@ def test_in_a_box_is_what_is_unlike_its_surroundings(
     assert not (found.pixels & outside).any()
 
 
-def test_a_click_chooses_in_a_box() -> None:
-    box = (105, 115, 375, 265)
-    assert iou(Wand().prompted(RENDER, [(180, 190)], box=box).pixels, LEFT_SEEN) > 0.95
-    assert iou(Wand().prompted(RENDER, [(320, 190)], box=box).pixels, RIGHT) > 0.95
+def test_clicks_and_a_box_go_together() -> None:
+    """Of a thing of two colours a click shows one, and the box the rest; a negative click takes away what is in the box, too."""
+    both, box = LEFT | RIGHT, (110, 120, 371, 261)
+    assert iou(Wand().prompted(RENDER, [(180, 190)]).pixels, both) < 0.6
+    assert iou(Wand().prompted(RENDER, [(180, 190)], box=box).pixels, both) > 0.9
+    assert (
+        iou(Wand().prompted(RENDER, [(180, 190)], [(300, 190), (340, 190)], box=box).pixels, LEFT_SEEN) > 0.9
+    )
 
 
 @pytest.mark.parametrize("seen", [PHOTO, RENDER])
@@ -71,18 +77,34 @@ def test_nothing_is_found_where_nothing_is() -> None:
     alpha = torch.zeros(384, 512)
     alpha[:, :250] = 1
     seen = Picture(SEEN.rgb, alpha)
-    for prompt in ({"positive": [(400, 100)]}, {"box": (300, 10, 400, 90)}, {"mask": RIGHT.float() * 0.3}):
+    prompts: list[dict[str, Any]] = [
+        {"positive": [(400, 100)]},
+        {"box": (300, 10, 400, 90)},
+        {"mask": RIGHT.float() * 0.3},
+    ]
+    for prompt in prompts:
         found = Wand().prompted(seen, **prompt)
         assert not found.pixels.any() and found.score == 0
     assert not Wand().prompted(seen, mask=RIGHT.float()).pixels[:, 250:].any()
-    for bad in (
+    wrong: list[dict[str, Any]] = [
         {},
         {"negative": [(1, 1)]},
         {"box": (4, 4, 4, 9)},
         {"box": (0, 0, 513, 9)},
         {"mask": torch.ones(3, 3)},
-    ):
+    ]
+    for bad in wrong:
         with pytest.raises(ValueError, match="click|box|mask"):
             Wand().prompted(seen, **bad)
     with pytest.raises(ValueError, match="outside"):
         Wand().prompted(seen, [(512, 0)])
+
+
+def test_identities_of_many_channels_do() -> None:
+    identity = torch.zeros(384, 512, 16)
+    identity[RIGHT, 9] = 1.0
+    red = picture((LEFT, RED, 1.5), (RIGHT, RED, 1.5))
+    seen = Picture(red.rgb, red.alpha, red.depth, identity)
+    for prompt in ({"positive": [(300, 190)]}, {"box": (230, 120, 371, 261)}):
+        asked: dict[str, Any] = dict(prompt)
+        assert iou(Wand().prompted(seen, **asked).pixels, RIGHT) > 0.95

@@ -15,10 +15,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from gradiseg_ns import checkpoints
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.scene.objects import ObjectTable
-from gradiseg_ns.sources import Run, Scene, SourceError
+from gradiseg_ns.sources import checkpoints
+from gradiseg_ns.sources.run import Run
+from gradiseg_ns.sources.scene import Scene, SourceError
 from gradiseg_ns.tools.atomic import new_folder
 from gradiseg_ns.tools.terminal import say
 from gradiseg_ns.votes.rendered import VIEWS, rendered_labels

@@ -189,8 +189,8 @@ def save(content: dict[str, Any], path: Path) -> None:
         ) from error
 
 
-def choose_for_commands() -> None:
-    """Have ns-eval, ns-viewer, ns-render and ns-export choose so too, for runs of this package. Done once, however often it is called.
+def choose_for_commands(pipelines: type) -> None:
+    """Have ns-eval, ns-viewer, ns-render and ns-export choose so too, for pipelines of a class. Done once, however often it is called.
 
     nerfstudio 1.1.5's `eval_setup` makes the pipeline, and then calls `eval_load_checkpoint`, which takes the newest file by name and
     ends at a name it cannot read; there is no option between the two. So that function is replaced when the first pipeline of this
@@ -203,9 +203,7 @@ def choose_for_commands() -> None:
         return
 
     def eval_load_checkpoint(config: Any, pipeline: Any) -> tuple[Path, int]:
-        from gradiseg_ns.pipeline import GradisegPipeline
-
-        if not isinstance(pipeline, GradisegPipeline):
+        if not isinstance(pipeline, pipelines):
             return original(config, pipeline)
         path = choose(Path(config.load_dir), config.load_step)
         loaded = load(path)

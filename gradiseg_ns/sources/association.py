@@ -23,7 +23,7 @@ from gradiseg_ns.data.datamanager import camera_lookup
 from gradiseg_ns.data.id_maps import IdMapError, read_frame_maps
 from gradiseg_ns.scene.objects import colorize
 from gradiseg_ns.scene.splat import Splat
-from gradiseg_ns.sources import Scene
+from gradiseg_ns.sources.scene import Scene
 from gradiseg_ns.tools.atomic import new_folder
 from gradiseg_ns.tools.choices import IdMode as IdMode
 from gradiseg_ns.tools.pictures import overview, to_image

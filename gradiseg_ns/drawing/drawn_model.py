@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.data.id_maps import IGNORE
-from gradiseg_ns.drawing import (
+from gradiseg_ns.drawing.blends import (
     Blend,
     Look,
     activated,

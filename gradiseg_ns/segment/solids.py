@@ -1,0 +1,181 @@
+"""What a splat's shape says of a click: things are bounded by creases.
+
+Where one thing ends and another begins, surfaces meet in a valley or depth jumps, whatever is printed on them. A view shows a valley where
+the inverse depth, which is linear on planes, bends upwards. Over all views these bends are brought back to the Gaussians, as votes are:
+jumps that only some views see average out, and creases in space stay.
+
+From a click, weight diffuses over the graph of neighbouring Gaussians, hardly across creases and changes of colour (personalised PageRank).
+Sets of the Gaussians that get most are candidates, and good ones have small cuts for their size (Andersen, Chung and Lang, "Local Graph
+Partitioning using PageRank Vectors", FOCS 2006; that things are convex: Stein et al., "Object Partitioning using Local Convexity", CVPR 2014).
+They are guesses: makers of masks have the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradiseg_ns import rendering
+from gradiseg_ns.scene.objects import MIN_ACCUMULATION
+
+HEIGHT = 192
+"""Pixels of the pictures in which creases are looked for."""
+VIEWS = 24
+"""Views that are enough, evenly spread."""
+NODES = 100_000
+"""So many Gaussians around a click make up its graph."""
+NEIGHBORS = 12
+_SOLID = 0.5
+"""Accumulation of pixels that have a surface."""
+_STEPS = (2, 4)
+"""Pixels on either side of a bend, in a picture of HEIGHT."""
+_MOST_BEND = 2.0
+_SEEN = 1.0
+"""Weight in all views, in pixels, below which nothing is known of a Gaussian."""
+_OPAQUE = 0.05
+_CREASE, _COLOR = 0.5, 0.15
+"""Mean bend, and change of colour in 100 of CIELAB with lightness halved, across which 1/e of the weight goes."""
+_LEAK = 1e-3
+"""What a Gaussian keeps of the weight that goes through it: larger keeps it near the click."""
+_LEAST = 40
+"""Gaussians of a candidate."""
+_SHARE = 0.3
+"""Of the graph, the most that a candidate has."""
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What views say of N Gaussians."""
+
+    crease: Array
+    """[N] mean bend of the pixels that show it: a change of the slope, 1 for 45 degrees seen face on."""
+    color: Array
+    """[N, 3] mean colour, RGB in 0..1."""
+    weight: Array
+    """[N] blending weight in all views, pixels."""
+
+
+def bends(depth: Array, alpha: Array, focal: float) -> Array:
+    """How much a surface bends towards the camera, [H, W]: the slope's largest change in four directions, 0 if all are convex.
+
+    Args:
+        depth: [H, W], any unit.
+        alpha: [H, W].
+        focal: length in pixels.
+    """
+    height, width = depth.shape
+    empty = alpha < MIN_ACCUMULATION
+    inverse = 1 / np.maximum(depth, 1e-6)
+    if empty.all():
+        return np.zeros_like(inverse)
+    inverse[empty] = 0.5 * inverse[~empty].min()
+    inverse = cv2.GaussianBlur(inverse, (0, 0), 0.8)
+    found = np.zeros_like(inverse)
+    for step in _STEPS:
+        padded = np.pad(inverse, step, mode="edge")
+        slant = round(step * 0.7)
+        for dy, dx in ((0, step), (step, 0), (slant, slant), (slant, -slant)):
+            one, other = (
+                padded[step + s * dy : step + s * dy + height, step + s * dx : step + s * dx + width]
+                for s in (1, -1)
+            )
+            bend = (one + other - 2 * inverse) * (focal / np.hypot(dy, dx)) / inverse
+            np.maximum(found, bend, out=found)
+    return found.clip(max=_MOST_BEND)
+
+
+@torch.no_grad()
+def surface(sights: Iterable[tuple[Tensor, Tensor, Tensor, rendering.Projection]]) -> Surface:
+    """Creases and colours of N Gaussians.
+
+    Args:
+        sights: of some views: rgb [H, W, 3], depth [H, W], alpha [H, W], and the projection.
+    """
+    sums: Tensor | None = None
+    for rgb, depth, alpha, projection in sights:
+        shape = bends(depth.cpu().numpy().copy(), alpha.cpu().numpy(), float(projection.camera.K[0, 0]))
+        bend = torch.from_numpy(shape).to(rgb)[..., None]
+        maps = torch.cat([bend, rgb, torch.ones_like(bend)], dim=-1) * (alpha > _SOLID)[..., None]
+        part = rendering.transpose(projection, maps)
+        sums = part if sums is None else sums + part
+    assert sums is not None
+    values = sums.cpu().numpy()
+    mean = values[:, :4] / np.maximum(values[:, 4:], 1e-6)
+    return Surface(mean[:, 0], mean[:, 1:], values[:, 4])
+
+
+def candidates(
+    means: Tensor, opacities: Tensor, known: Surface, anchor: Tensor, seed: Tensor, most: int = 3
+) -> tuple[list[Tensor], Tensor]:
+    """Sets of Gaussians that a click may mean, the best first.
+
+    Args:
+        means: [N, 3].
+        opacities: [N].
+        known: of the N Gaussians.
+        anchor: [3], the point that was clicked.
+        seed: [N], what the clicked pixels show.
+        most: sets at most.
+
+    Returns:
+        bool [N] each, and bool [N] of the Gaussians of which it is known whether they belong.
+    """
+    from scipy import sparse
+    from scipy.sparse.linalg import cg
+    from scipy.spatial import KDTree
+
+    points = means.cpu().numpy()
+    usable = (known.weight > _SEEN) & (opacities.cpu().numpy() > _OPAQUE) & np.isfinite(points).all(axis=1)
+    rows = usable.nonzero()[0]
+    if len(rows) > NODES:
+        apart = np.square(points[rows] - anchor.cpu().numpy()).sum(axis=1)
+        rows = rows[np.argpartition(apart, NODES)[:NODES]]
+    start = seed.double().cpu().numpy()[rows]
+    count = len(rows)
+    if count <= max(NEIGHBORS, _LEAST) or start.sum() <= 0:
+        return [], torch.zeros(len(points), dtype=torch.bool, device=means.device)
+    apart, other = KDTree(points[rows]).query(points[rows], k=NEIGHBORS + 1, workers=-1)
+    tail, head = np.repeat(np.arange(count), NEIGHBORS), other[:, 1:].ravel()
+    apart = apart[:, 1:].ravel()
+    crease = known.crease[rows]
+    lab = cv2.cvtColor(known.color[rows][None].clip(0, 1), cv2.COLOR_RGB2LAB)[0] / 100
+    lab[:, 0] *= 0.5
+    cost = (np.maximum(crease[tail], crease[head]) / _CREASE) ** 2
+    cost += np.square((lab[tail] - lab[head]) / _COLOR).sum(axis=1)
+    cost += (apart / (3 * np.median(apart))) ** 2
+    near = np.exp(-np.minimum(cost, 20.0)).astype(np.float64)
+    graph = sparse.coo_matrix((near, (tail, head)), shape=(count, count)).tocsr()
+    graph = (graph + graph.T) / 2
+    degree = np.asarray(graph.sum(axis=1)).ravel() + _LEAK
+    weight, _ = cg(
+        sparse.diags(degree) - graph, start / start.sum(), rtol=1e-6, maxiter=1000, M=sparse.diags(1 / degree)
+    )
+    order = np.argsort(-weight)[: int(_SHARE * count)]
+    rank = np.full(count, count)
+    rank[order] = np.arange(len(order))
+    edges = sparse.triu(graph).tocoo()
+    ends = np.sort(np.stack([rank[edges.row], rank[edges.col]]), axis=0)
+    cut = np.zeros(count + 1)
+    np.add.at(cut, ends[0], edges.data)
+    np.add.at(cut, ends[1], -edges.data)
+    quality = np.cumsum(cut)[: len(order)] / np.sqrt(np.arange(1, len(order) + 1))
+    quality[:_LEAST] = np.inf
+    device = means.device
+    asked = torch.zeros(len(points), dtype=torch.bool, device=device)
+    asked[torch.from_numpy(rows).to(device)] = True
+    sets = []
+    while len(sets) < most and len(quality) and np.isfinite(quality.min()):
+        size = int(quality.argmin())
+        chosen = torch.zeros(len(points), dtype=torch.bool, device=device)
+        chosen[torch.from_numpy(rows[order[: size + 1]]).to(device)] = True
+        sets.append(chosen)
+        quality[int(size / 1.5) : int(size * 1.5) + 1] = np.inf  # no other one that is much the same
+    return sets, asked
