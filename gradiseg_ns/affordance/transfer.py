@@ -254,7 +254,6 @@ def transfer(
     mirror: bool = False,
     position_means: bool = False,
     smooth: bool = True,
-    antialiased: bool | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> AffordanceResult:
     """Affordances of a scene's Gaussians from exemplars; see the top of this file.
@@ -266,7 +265,6 @@ def transfer(
         k: nearest exemplar tokens that are asked.
         mirror, position_means: as in `prepare`.
         smooth: as in `affordance_maps`.
-        antialiased: instead of what the Gaussians say.
         progress: called with a name for each picture that is done: as often as `prepare_steps` says, and once a view.
 
     Raises:
@@ -286,7 +284,7 @@ def transfer(
         (found,) = affordance_maps([image], model, bank, k, smooth=smooth)
         maps_2d[name] = found.cpu()
         with torch.no_grad():
-            projection = rendering.project(gaussians, camera, antialiased=antialiased)
+            projection = rendering.project(gaussians, camera)
         accumulator.add(projection, found)
         if progress is not None:
             progress(name)

@@ -65,7 +65,6 @@ def find_consensus(
     views: Callable[[], Iterable[tuple[rendering.Camera, Tensor]]],
     classes: int,
     *,
-    antialiased: bool | None = None,
     agree: bool = True,
     min_iou: float = MIN_IOU,
     render_error: Callable[[int, rendering.Camera, rendering.Projection], Tensor] | None = None,
@@ -76,7 +75,6 @@ def find_consensus(
         gaussians: N Gaussians.
         views: gives cameras with their maps of classes [H, W] (negative: no label); called several times.
         classes: K.
-        antialiased: as in `rendering.project`.
         agree: overrule masks; False uses all maps as they are.
         min_iou: see :func:`agreed_classes`.
         render_error: gives, for the index of a view, the difference between its render and its photo, [H, W]. Where it
@@ -86,14 +84,14 @@ def find_consensus(
 
     def vote(maps: dict[int, Tensor]) -> Ambiguity:
         agreed = ((camera, maps.get(index, own)) for index, (camera, own) in enumerate(views()))
-        return ambiguity(gaussians, agreed, classes, antialiased=antialiased)
+        return ambiguity(gaussians, agreed, classes)
 
     def overrule(found: Ambiguity) -> Consensus:
         labels = majority(found.votes).classes
         maps, changed, labelled = {}, 0, 0
         displacements: list[Tensor] = []
         for index, (camera, own) in enumerate(views()):
-            projection = rendering.project(gaussians, camera, antialiased=antialiased)
+            projection = rendering.project(gaussians, camera)
             agreed, displacement = agreed_classes(projection, labels, own, min_iou=min_iou)
             if render_error is not None:
                 agreed = torch.where(explained(render_error(index, camera, projection)), agreed, own)

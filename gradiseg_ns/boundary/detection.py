@@ -112,13 +112,11 @@ def ambiguity(
     gaussians: rendering.Gaussians,
     views: Iterable[tuple[rendering.Camera, Tensor]],
     classes: int,
-    *,
-    antialiased: bool | None = None,
 ) -> Ambiguity:
     """Ambiguity from views with their maps of classes [H, W] (negative: no label), one view after the other."""
     accumulator = AmbiguityAccumulator(len(gaussians.means), classes, gaussians.means.device)
     for camera, maps in views:
         with torch.no_grad():
-            projection = rendering.project(gaussians, camera, antialiased=antialiased)
+            projection = rendering.project(gaussians, camera)
         accumulator.add(projection, maps)
     return accumulator.result()

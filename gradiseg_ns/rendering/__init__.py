@@ -101,7 +101,6 @@ def project(
     gaussians: Gaussians,
     camera: Camera,
     *,
-    antialiased: bool | None = None,
     near: float = 0.01,
     far: float = 1e10,
     radius_clip: float = 0.0,
@@ -112,7 +111,6 @@ def project(
     Args:
         gaussians: N Gaussians; N may be 0.
         camera: pinhole camera.
-        antialiased: replaces `Gaussians.antialiased`. None: use that.
         near, far: world units; Gaussians are culled if the depth of their centre is outside this range.
         radius_clip: pixels; Gaussians with a radius (3 sigma) up to this are culled.
         backend: "auto" (by device, see `default_backend`), "gsplat", "cpu" or "torch".
@@ -138,7 +136,7 @@ def project(
     return module.project(
         gaussians,
         camera._replace(width=int(camera.width), height=int(camera.height)),
-        antialiased=gaussians.antialiased if antialiased is None else bool(antialiased),
+        antialiased=gaussians.antialiased,
         near=float(near),
         far=float(far),
         radius_clip=float(radius_clip),
@@ -213,7 +211,6 @@ def render(
     features: Tensor,
     *,
     background: Tensor | None = None,
-    antialiased: bool | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The first verb: blends features [N, C] of Gaussians into maps [H, W, C], and gives alpha [H, W, 1].
@@ -226,7 +223,7 @@ def render(
     Raises:
         ValueError: as `project` and `rasterize`.
     """
-    projection = project(gaussians, camera, antialiased=antialiased, backend=backend)
+    projection = project(gaussians, camera, backend=backend)
     (maps,), alpha = rasterize(projection, [features])
     if background is not None:
         _check_shape("background", background, (features.shape[1],))
@@ -251,7 +248,6 @@ def backproject(
     camera: Camera,
     maps: Tensor,
     *,
-    antialiased: bool | None = None,
     backend: str = "auto",
     projection: Projection | None = None,
 ) -> Tensor:
@@ -260,13 +256,13 @@ def backproject(
     It equals the gradient of (render(f) * maps).sum() with respect to f. It records no graph and takes any number of channels.
 
     Args:
-        projection: of these Gaussians and this camera, if it already exists; then `antialiased` and `backend` are ignored.
+        projection: of these Gaussians and this camera, if it already exists; then `backend` is ignored.
 
     Raises:
         ValueError: as `project`; or the maps have another size than the camera.
     """
     if projection is None:
-        projection = project(gaussians, camera, antialiased=antialiased, backend=backend)
+        projection = project(gaussians, camera, backend=backend)
     return transpose(projection, maps)
 
 

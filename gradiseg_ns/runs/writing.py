@@ -60,7 +60,7 @@ def labels_of_run(run: Run) -> Tensor:
         )
         return objects.ids_of(classify(identity)).to(torch.int32)
     labels = rendered_labels(
-        run.splat.gaussians(), identity, classify, len(objects), cameras, antialiased=run.splat.antialiased
+        run.splat.gaussians(), identity, classify, len(objects), cameras
     )
     return objects.ids_of(labels).to(torch.int32)
 

@@ -46,15 +46,12 @@ def select_by_votes(foreground: Tensor, background: Tensor, weight: float = 1.0)
 def votes_of_masks(
     gaussians: rendering.Gaussians,
     views: Iterable[tuple[rendering.Camera, Tensor]],
-    *,
-    antialiased: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Blending weight that Gaussians have inside and outside of masks, over some views.
 
     Args:
         gaussians: N Gaussians.
         views: cameras, each with its mask, bool [H, W]; taken one after the other.
-        antialiased: as in `rendering.project`.
 
     Returns:
         foreground and background, float32 [N], in pixels; both 0 for what no view sees.
@@ -70,7 +67,7 @@ def votes_of_masks(
             )
         mask = mask.to(sums.device, torch.bool)
         maps = torch.stack([mask, ~mask], dim=-1).to(sums.dtype)
-        sums += rendering.backproject(gaussians, camera, maps, antialiased=antialiased)
+        sums += rendering.backproject(gaussians, camera, maps)
     return sums[:, 0].contiguous(), sums[:, 1].contiguous()
 
 

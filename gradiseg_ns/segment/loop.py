@@ -34,6 +34,7 @@ HEIGHT = 256
 """Pixels of the pictures that masks are made of; smaller cameras stay as they are."""
 DEBUG = False
 USE_MASK = False
+FIRST, FLAT, PRIOR_SAY = 0.08, 0.1, 0.0
 COARSE = 96
 """Pixels of the pictures in which the next view is chosen."""
 MOST_VIEWS = 16
@@ -215,7 +216,7 @@ def find_object(
         if view is None:
             break
         sight = views.sight(view)
-        mask, trust, _ = _ask(sight, evidence, maker)
+        mask, trust, _ = _ask(sight, evidence, maker, outline=USE_MASK)
         if trust > 0:
             evidence.add(inside_outside(sight.projection, mask), trust)
             found.views.append(view)
@@ -269,17 +270,30 @@ def _count_clicks(
             guess.inside += 10.0 * chosen
             guess.outside += 10.0 * ~chosen
             choices.append((guess, None))
-        best = None
+        tried = []
         for guess, known in choices:
             asking = _best_views(guess, weights, view)
             answers = [_ask(views.sight(v), guess, maker, pixels if v == view else None) for v in asking]
             score = sum(a[2] for a in answers) / len(answers)
             if DEBUG: print("   ", "A" if known is not None else "B", int(guess.selected.sum()), f"{score:.2f}", [f"{a[2]:.2f}" for a in answers])
-            if best is None or score > best[0] + (0.05 if known is not None else 0):
-                best = (score, guess, known, asking, answers)
-        if best is None:
+            tried.append((score, guess, known, asking, answers))
+        if not tried:
             raise SegmentError(f"view {view}: no mask came of the click: click on another part of the object.")
+        best = None
+        for entry in (t for t in tried if t[2] is None):
+            if best is None or entry[0] > best[0] + FIRST:
+                best = entry
+        flat = next((t for t in tried if t[2] is not None), None)
+        if best is None or (flat is not None and flat[0] > best[0] + FLAT):
+            best = flat
+        assert best is not None
+        if best[2] is None and PRIOR_SAY:
+            known = asked & best[1].selected | asked
+            found.evidence.inside += PRIOR_SAY * (best[1].selected & known)
+            found.evidence.outside += PRIOR_SAY * (~best[1].selected & known)
         for v, (m, trust, _) in zip(best[3], best[4], strict=True):
+            if USE_MASK:
+                m, trust, _ = _ask(views.sight(v), best[1], maker, pixels if v == view else None, outline=True)
             if trust > 0:
                 found.evidence.add(inside_outside(views.sight(v).projection, m), trust)
                 found.views.append(v)
@@ -332,7 +346,7 @@ def _next_view(
 
 
 def _ask(
-    sight: Sight, evidence: Evidence, maker: PromptMaker, clicked: tuple[list, list] | None = None
+    sight: Sight, evidence: Evidence, maker: PromptMaker, clicked: tuple[list, list] | None = None, outline: bool = False
 ) -> tuple[Tensor, float, float]:
     """The mask of a view, bool [H, W], with what the counts render there as the prompt; how far to trust it; and its IoU with that."""
     mean, sure = rendered(sight.projection, evidence)
@@ -346,7 +360,7 @@ def _ask(
         positive, negative = [*clicked[0], *positive], [*clicked[1], *negative]
     if not positive:
         return guess, 0.0, 0.0
-    mask = maker.prompted(sight.picture, positive, negative, **({"mask": mean} if USE_MASK else {})).pixels.to(alpha.device)
+    mask = maker.prompted(sight.picture, positive, negative, **({"mask": mean} if outline else {})).pixels.to(alpha.device)
     both = (sure * (mask & guess)).sum()
     either = (sure * (mask | guess)).sum()
     iou = float(both / either.clamp(min=1e-9))

@@ -225,7 +225,6 @@ def accumulate(
     views: Iterable[tuple[rendering.Camera, Tensor]],
     classes: int,
     *,
-    antialiased: bool | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Votes:
     """Votes of views, counted one view after the other.
@@ -234,7 +233,6 @@ def accumulate(
         gaussians: N Gaussians.
         views: cameras with their maps of classes [H, W] (negative: no label).
         classes: K.
-        antialiased: as in `rendering.project`.
         progress: called after each view.
 
     Raises:
@@ -243,7 +241,7 @@ def accumulate(
     accumulator = VoteAccumulator(len(gaussians.means), classes, gaussians.means.device)
     for camera, maps in views:
         with torch.no_grad():
-            projection = rendering.project(gaussians, camera, antialiased=antialiased)
+            projection = rendering.project(gaussians, camera)
         accumulator.add(projection, maps)
         if progress is not None:
             progress()

@@ -409,7 +409,6 @@ def associate(
     cameras: Sequence[rendering.Camera],
     *,
     gaussians: rendering.Gaussians | None = None,
-    antialiased: bool | None = None,
     points: NDArray[np.floating] | None = None,
     ids: Literal["keep", "new"] = "new",
     progress: Callable[[str], None] | None = None,
@@ -420,7 +419,6 @@ def associate(
         id_maps: int [H, W] for each view, negative where there is no mask.
         cameras: of the views.
         gaussians: a trained splat. Its labels are rendered, which fills holes and corrects pixels.
-        antialiased: as in `rendering.project`.
         points: [P, 3] sparse points, used if there are no Gaussians.
         ids: ``new`` for ids that are unrelated between views; ``keep`` for ids that mostly agree.
         progress: called with the name of the pass, for every view of every pass.
@@ -434,7 +432,7 @@ def associate(
     def project(view: int) -> rendering.Projection:
         assert gaussians is not None
         with torch.no_grad():
-            return rendering.project(gaussians, cameras[view], antialiased=antialiased)
+            return rendering.project(gaussians, cameras[view])
 
     table: MaskTable | None = None
     pieces, piece_ids = arrays, np.zeros((0, 0), np.int64)
@@ -472,9 +470,7 @@ def associate(
             (camera, lookup[torch.from_numpy(a).to(device, torch.int64)])
             for camera, a in zip(cameras, taken, strict=True)
         )
-        votes = accumulate(
-            gaussians, views, len(present), antialiased=antialiased, progress=lambda: report("Taking votes")
-        )
+        votes = accumulate(gaussians, views, len(present), progress=lambda: report("Taking votes"))
         labels = majority(votes)
         maps = []
         for view in range(len(cameras)):

@@ -38,7 +38,6 @@ def refine(
     codes: Tensor,
     total: Tensor,
     *,
-    antialiased: bool | None = None,
     rates: tuple[float, float] = (1.5, 0.5),
     progress: Callable[[], None] | None = None,
 ) -> Tensor:
@@ -54,7 +53,6 @@ def refine(
         views: cameras with their maps of classes [H, W], -1 where there is no label.
         codes: [K, D].
         total: [N] weight of each Gaussian over all views.
-        antialiased: as in `rendering.project`.
         rates: step size of the first and the last view.
         progress: called after each view.
 
@@ -66,7 +64,7 @@ def refine(
     order = torch.randperm(len(views), generator=torch.Generator().manual_seed(0)).tolist()
     for place, index in enumerate(order):
         camera, classes = views[index]
-        projection = rendering.project(gaussians, camera, antialiased=antialiased)
+        projection = rendering.project(gaussians, camera)
         (rendered,), _ = rendering.rasterize(projection, [encoding])
         known = (classes >= 0)[..., None].to(codes.dtype)
         missing = (codes[classes.clamp(min=0)] - rendered) * known

@@ -29,8 +29,6 @@ def rendered_labels(
     classify: Callable[[Tensor], Tensor],
     count: int,
     cameras: Iterable[rendering.Camera],
-    *,
-    antialiased: bool | None = None,
 ) -> Tensor:
     """The class that has most of each Gaussian's weight in the classified identity maps of some views.
 
@@ -42,7 +40,6 @@ def rendered_labels(
         classify: gives the class of each encoding, [..., D] to int64 [...]; negative for no class.
         count: K.
         cameras: of the views; `VIEWS` of them are enough.
-        antialiased: as in `rendering.project`.
 
     Returns:
         int64 [N]; a Gaussian that no view sees gets the class of its own encoding.
@@ -50,11 +47,11 @@ def rendered_labels(
 
     def views() -> Iterator[tuple[rendering.Camera, Tensor]]:
         for camera in cameras:
-            maps, alpha = rendering.render(gaussians, camera, identity, antialiased=antialiased)
+            maps, alpha = rendering.render(gaussians, camera, identity)
             classes = classify(maps)
             yield camera, torch.where(alpha[..., 0] > 0.1, classes, -1)
 
-    votes = accumulate(gaussians, views(), count, antialiased=antialiased)
+    votes = accumulate(gaussians, views(), count)
     own = classify(identity)
     return torch.where((votes.total() > _SEEN) & (own >= 0), majority(votes).classes, own)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,8 +51,8 @@ def has_near_tie(
     """Whether a pixel is so close to a threshold (1/255, 0.999, T = 1e-4), or a radius to a whole number, that float32 may
     decide otherwise than float64; one such flip is worth 1e-4 in norm and says nothing about the kernels."""
     doubles = gaussians.map(lambda t: t.double())
-    projection = project(doubles, camera, antialiased=antialiased, backend="torch")
-    rounded = project(gaussians, camera, antialiased=antialiased, backend="cpu")
+    projection = project(replace(doubles, antialiased=antialiased), camera, backend="torch")
+    rounded = project(replace(gaussians, antialiased=antialiased), camera, backend="cpu")
     if not torch.equal(projection.radii, rounded.radii):
         return True
     for tile in oracle.tile_lists(projection):
@@ -109,9 +110,8 @@ def run(
     parameters = [leaf(t) for t in gaussians.tensors]
     viewmat = leaf(camera.viewmat)
     projection = project(
-        Gaussians(*parameters),
+        Gaussians(*parameters, antialiased=antialiased),
         camera._replace(viewmat=viewmat, K=camera.K.to(device)),
-        antialiased=antialiased,
         backend=backend,
     )
     projection.means2d.retain_grad()

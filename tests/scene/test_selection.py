@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,11 +61,11 @@ def test_masks_of_views_select_the_object() -> None:
 
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_votes_of_masks_are_those_of_maps_with_two_classes(antialiased: bool) -> None:
-    gaussians, _ = two_clusters(seed=1)
+    gaussians = replace(two_clusters(seed=1)[0], antialiased=antialiased)
     generator = torch.Generator().manual_seed(2)
     views = [(view, torch.rand(48, 64, generator=generator) < 0.5) for view in (camera(), camera(-0.5))]
-    inside, outside = selection.votes_of_masks(gaussians, views, antialiased=antialiased)
-    votes = accumulate(gaussians, [(v, mask.int()) for v, mask in views], 2, antialiased=antialiased)
+    inside, outside = selection.votes_of_masks(gaussians, views)
+    votes = accumulate(gaussians, [(v, mask.int()) for v, mask in views], 2)
     torch.testing.assert_close(torch.stack([outside, inside], dim=1), votes.dense())
     for weight in (0.0, 0.5, 1.0, 3.0):
         found = selection.select_by_votes(inside, outside, weight)
