@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    "$(PYTHON) is Python %d.%d; expected 3.10, 3.11 or 3.12. Name another: make PYTHON=python3.11" % v)'
 	@scripts/system_packages.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): some 8 GB, several minutes"
+	@echo "Installing into $(VENV): some 9 GB, several minutes"
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip check
 	@touch $(STAMP)
@@ -54,7 +54,7 @@ format: $(STAMP)  ## let ruff put the code in order
 gpu-check: $(STAMP)  ## on a machine with a card: tests, demo, times, in 8 minutes, into outputs/gpu-check/
 	$(BIN)/python scripts/gpu_check.py $(ARGS)
 
-bench: $(STAMP)  ## the three benchmarks in a small setting, on DATA
+bench: $(STAMP)  ## three of the benchmarks in a small setting, on DATA
 	$(BIN)/python benchmarks/rasterizer.py
 	$(BIN)/python benchmarks/training.py --data $(DATA) --blocks 3 --iterations 10
 	$(BIN)/python benchmarks/ablation.py --data $(DATA) --ignore-ids 0 --steps 600 --seeds 0

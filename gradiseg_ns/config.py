@@ -18,7 +18,7 @@ from gradiseg_ns.trainer import FloatExponentialDecayConfig, FusedAdamConfig, Gr
 
 
 def _optimizers(identity: float = 0.0025, classifier: float = 5e-4) -> dict[str, dict[str, object]]:
-    """splatfacto's learning rates, and Gaussian Grouping's for identity and classifier unless given."""
+    """splatfacto's learning rates, and by default Gaussian Grouping's for identity and classifier."""
 
     def adam(lr: float) -> FusedAdamConfig:
         return FusedAdamConfig(lr=lr, eps=1e-15)

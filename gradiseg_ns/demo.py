@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, cast
 
 import tyro
 
-from gradiseg_ns.tools.pictures import Captioned, overview, panels
+from gradiseg_ns.tools.atomic import write_text
+from gradiseg_ns.tools.pictures import Captioned, overview, panels, save_picture
+from gradiseg_ns.tools.terminal import say
 
 if TYPE_CHECKING:
     from gradiseg_ns.model import Outputs
@@ -42,8 +44,6 @@ class Demo:
             raise SystemExit(
                 f"--scene {self.scene}: found no transforms.json in it, expected a nerfstudio scene"
             )
-        from nerfstudio.utils.rich_utils import CONSOLE
-
         from gradiseg_ns import runs
         from gradiseg_ns.evaluation.metrics import write_table
 
@@ -54,20 +54,19 @@ class Demo:
         metrics = runs.evaluate(trainer)
         self.output.mkdir(parents=True, exist_ok=True)
         picture = self.output / "overview.png"
-        overview(self._rows(trainer.pipeline)).save(picture)
-        (self.output / "metrics.json").write_text(json.dumps(metrics, indent=2))
+        save_picture(overview(self._rows(trainer.pipeline)), picture)
+        write_text(self.output / "metrics.json", json.dumps(metrics, indent=2))
         if trainer.pipeline.mask_scores is not None:
             write_table(self.output / "objects.csv", trainer.pipeline.mask_scores)
-        CONSOLE.print(
+        say(
             f"Held-out views: PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.3f}, "
             f"{metrics['gaussian_count']:.0f} Gaussians. "
             f"Trained in {seconds:.0f} s, {perf_counter() - start:.0f} s in all."
         )
-        CONSOLE.print(f"Look at [bold]{picture}[/bold]")
-        CONSOLE.print(
+        say(f"Look at {picture}")
+        say(
             f"Open the viewer:  ns-viewer --load-config {config.get_base_dir() / 'config.yml'}\n"
-            "  then open the address it prints; the folder [bold]GradiSeg[/bold] has the objects",
-            soft_wrap=True,
+            "  then open the address it prints; the folder GradiSeg has the objects"
         )
 
     def _rows(self, pipeline: GradisegPipeline) -> list[list[Captioned]]:

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gradiseg_ns.tools.errors import GradisegError
+
 GSPLAT_VERSIONS = ">=1.4,!=1.5.0,!=1.5.1,!=1.5.2,<1.6"
 """Versions of gsplat that work."""
 NERFSTUDIO_VERSIONS = ">=1.1.5,<1.2"
@@ -54,8 +56,8 @@ LOW_DISK = 5.0
 State = Literal["ok", "note", "problem"]
 
 
-class EnvironmentProblem(RuntimeError):
-    """This machine cannot do what is asked of it; the message has every cause and the way out of each."""
+class EnvironmentProblem(GradisegError):
+    """This machine cannot do what is asked of it; the message has every cause and the remedy for each."""
 
 
 @dataclass(frozen=True)

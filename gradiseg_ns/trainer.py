@@ -347,7 +347,7 @@ def resume_line(
         config: of the run.
         folder: its checkpoints.
         steps: how many are left.
-        arguments: of this process, `sys.argv` unless given.
+        arguments: of this process; default: `sys.argv`.
     """
     arguments = sys.argv if arguments is None else arguments
     model, manager = config.pipeline.model, config.pipeline.datamanager

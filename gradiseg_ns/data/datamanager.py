@@ -19,6 +19,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
+from tyro.conf import Suppress
 
 from gradiseg_ns.data.agreement import IdAgreement, explain, id_agreement
 from gradiseg_ns.data.background import background_points
@@ -77,15 +78,15 @@ class GradisegDataManagerConfig(FullImageDatamanagerConfig):
     """Folder of the id maps, relative to the data folder or absolute: one PNG of object ids for each photo,
     of the photo's name. A map that a frame of transforms.json names (object_mask_path) goes first."""
     eval_masks_dir: str | None = None
-    """Folder of the id maps that evaluation compares with. The training folder unless given."""
+    """Folder of the id maps that evaluation compares with. Default: the folder of the training maps."""
     ignore_ids: tuple[int, ...] = ()
     """Ids in the maps that mean "no label", such as 255 or 65535: neither trained on nor evaluated."""
     background_points: bool = True
     """Start with some points far behind the scene where photos look past its sparse points."""
-    require_maps: bool = True
+    require_maps: Suppress[bool] = True
     """Whether training without usable id maps is an error. Follows --pipeline.model.identity."""
     max_objects: int = MAX_OBJECTS
-    """Maps with more object ids than that are refused, as their memory grows with the ids; 0 takes any number."""
+    """Maps with more object ids than this are refused, because memory grows with the ids. 0 takes any number."""
 
 
 class GradisegDataManager(FullImageDatamanager[InstanceDataset]):

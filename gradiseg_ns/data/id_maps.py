@@ -875,7 +875,7 @@ def scan_object_ids(
     Args:
         paths: Files to read.
         progress: Show a bar when it takes longer than 2 s.
-        workers: Number of threads; as many as there are cores, at most 8, unless given.
+        workers: Number of threads. Default: the number of cores, at most 8.
         read: Reads the map at a place of `paths`; `read_id_map` if None.
         most: More ids than that are not counted: then a map of ids it is not.
 

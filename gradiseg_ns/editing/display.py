@@ -262,7 +262,7 @@ def glow(picture: Tensor, pixels: Tensor, rings: tuple[Tensor, Tensor] | None = 
     """A picture [H, W, 3] in which some pixels, bool [H, W], are tinted and outlined.
 
     Args:
-        rings: of `outline`, if several pictures are drawn; computed unless given.
+        rings: of `outline`, if several pictures are drawn; default: they are computed.
     """
     inner, outer = rings or outline(pixels)
     color = picture.new_tensor(GLOW)

@@ -58,7 +58,7 @@ def write_ply(
                       "box": {"min": [-1.0, 0.0, 0.2], "max": [0.1, 2.0, 0.9]}}, ...],
          "unknown_gaussians": 56}
 
-    sorted by id, with every id that a Gaussian or a name has; `color` as in `object_colors` unless given, `box`
+    sorted by id, with every id that a Gaussian or a name has; `color`, by default of `object_colors`, `box`
     that of the Gaussians' centres, null without any. `read_objects` reads it.
 
     A file appears under its name only when it is complete; one from before is then replaced.

@@ -38,7 +38,11 @@ def small(masks: Sequence[Tensor] | Tensor) -> Tensor:
     height, width = masks[0].shape
     scale = max(1.0, max(height, width) / SIDE)
     size = (max(1, round(height / scale)), max(1, round(width / scale)))
-    parts = [torch.stack(list(masks[k : k + 16])).float() for k in range(0, len(masks), 16)]
+    step = max(1, int(scale / 4))  # of large pictures every pixel but a few would say the same
+    parts = [
+        torch.stack([mask[::step, ::step] for mask in masks[k : k + 16]]).float()
+        for k in range(0, len(masks), 16)
+    ]
     return torch.cat([F.adaptive_avg_pool2d(part[:, None], size).flatten(1) for part in parts])
 
 
@@ -158,16 +162,17 @@ def paint(masks: Sequence[Mask], height: int, width: int, *, least: int = 1) -> 
     if not masks:
         return Painted(np.zeros((1, height, width), np.int32), [], [], [], [])
     bits = small([mask.pixels for mask in masks])
+    pixels = [mask.pixels.cpu().numpy() for mask in masks]
     order = sorted(range(len(masks)), key=lambda i: masks[i].score)
     stays = torch.ones(len(masks), dtype=torch.bool)
     while True:
         above = parents(bits, stays)
         level = depths(above)
         depth = 1 + max((level[i] for i in order if stays[i]), default=0)
-        maps = np.full((depth, height, width), -1)
+        maps = np.full((depth, height, width), -1, np.int32)
         for i in order:
             if stays[i]:
-                maps[level[i]][masks[i].pixels.cpu().numpy()] = i
+                np.putmask(maps[level[i]], pixels[i], i)
         seen = torch.from_numpy(np.bincount(maps[maps >= 0], minlength=len(masks)))
         hidden = stays & (seen < max(least, 1))
         if not hidden.any():

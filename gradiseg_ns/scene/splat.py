@@ -127,7 +127,7 @@ class Splat:
         *,
         projection: rendering.Projection | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The picture [H, W, 3] in 0..1 and alpha [H, W, 1]; background [3], black unless given."""
+        """The picture [H, W, 3] in 0..1 and alpha [H, W, 1]; background [3], by default black."""
         projection = projection or self.project(camera)
         (rgb,), alpha = rendering.rasterize(projection, [self.colors(camera, projection.radii[0] > 0)])
         if background is not None:

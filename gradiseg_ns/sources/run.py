@@ -54,10 +54,10 @@ class Run:
         """The data the run was trained on (or another folder), with id maps from `masks_dir` if given.
 
         Args:
-            masks_dir: folder of the id maps, the run's own unless given.
-            data: the data folder, the run's own unless given.
+            masks_dir: folder of the id maps. Default: the run's own.
+            data: the data folder. Default: the run's own.
             maps: whether id maps must be there.
-            max_objects: most ids in the maps; what the run has unless given.
+            max_objects: most ids in the maps. Default: the run's.
 
         Raises:
             SourceError: there is no such folder.

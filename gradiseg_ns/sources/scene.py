@@ -136,7 +136,7 @@ def load_scene(
         masks_dir: folder of the id maps.
         maps: whether id maps must be there.
         device: where cameras are put.
-        max_objects: most ids in the maps; `GradisegDataManagerConfig`'s unless given.
+        max_objects: most ids in the maps. Default: `GradisegDataManagerConfig`'s.
 
     Raises:
         IdMapError: the maps must be there and cannot be used.

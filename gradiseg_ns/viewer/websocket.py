@@ -43,7 +43,7 @@ def one_drain_at_a_time(protocol: Any = None) -> None:
     """Make senders of one connection wait for each other. Done once, however often it is called.
 
     Args:
-        protocol: the class with the coroutine `drain`; websockets' legacy one unless given.
+        protocol: the class with the coroutine `drain`. Default: websockets' legacy one.
     """
     if protocol is None:
         try:
@@ -108,7 +108,7 @@ def guard_requests(protocol: Any = None) -> None:
     """Answer nobody for whom there is a `refusal`: 403. Done once, however often it is called.
 
     Args:
-        protocol: the class with the coroutine `process_request`; websockets' legacy server's unless given.
+        protocol: the class with the coroutine `process_request`. Default: websockets' legacy server's.
     """
     if protocol is None:
         try:
@@ -133,7 +133,7 @@ def release_locks(handler: Any = None) -> None:
     """Give the lock of a connection back whatever happens under it. Done once, however often it is called.
 
     Args:
-        handler: the class with the methods `atomic` and `queue_message`; viser's `WebsockMessageHandler` unless given.
+        handler: the class with the methods `atomic` and `queue_message`. Default: viser's `WebsockMessageHandler`.
     """
     if handler is None:
         try:
@@ -187,7 +187,7 @@ def end_connections(infra: Any = None) -> None:
     however often it is called.
 
     Args:
-        infra: the module with viser's connections; `viser.infra._infra` unless given.
+        infra: the module with viser's connections. Default: `viser.infra._infra`.
     """
     if infra is None:
         try:
@@ -266,7 +266,7 @@ def guard_inputs(gui: Any = None) -> None:
     """Take from a browser the value of a widget alone, and of a list only what it offers. Done once, however often it is called.
 
     Args:
-        gui: the class with the method `_handle_gui_updates`; viser's `GuiApi` unless given.
+        gui: the class with the method `_handle_gui_updates`. Default: viser's `GuiApi`.
     """
     if gui is None:
         try:
