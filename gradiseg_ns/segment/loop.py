@@ -34,7 +34,7 @@ HEIGHT = 256
 """Pixels of the pictures that masks are made of; smaller cameras stay as they are."""
 DEBUG = False
 USE_MASK = False
-FIRST, FLAT, PRIOR_SAY = 0.08, 0.1, 0.0
+FIRST, FLAT, PRIOR_SAY, TWO_WAYS, CLEAR = 0.08, 0.2, 1.0, 0.7, 0.85
 COARSE = 96
 """Pixels of the pictures in which the next view is chosen."""
 MOST_VIEWS = 16
@@ -279,26 +279,36 @@ def _count_clicks(
             tried.append((score, guess, known, asking, answers))
         if not tried:
             raise SegmentError(f"view {view}: no mask came of the click: click on another part of the object.")
+        solid = [t for t in tried if t[2] is None]
         best = None
-        for entry in (t for t in tried if t[2] is None):
-            if best is None or entry[0] > best[0] + FIRST:
-                best = entry
-        flat = next((t for t in tried if t[2] is not None), None)
-        if best is None or (flat is not None and flat[0] > best[0] + FLAT):
-            best = flat
+        if bool(mask.any()):
+            agree = [iou_of(mask, (rendered(sight.projection, t[1])[0] > 0.5) & (alpha >= MIN_ACCUMULATION)) for t in solid]
+            if DEBUG: print("    agree", [f"{x:.2f}" for x in agree])
+            if agree and max(agree) >= TWO_WAYS:
+                best = solid[agree.index(max(agree))]
+        if best is None:
+            for entry in solid:
+                if best is None or entry[0] > best[0] + FIRST:
+                    best = entry
+            flat = next((t for t in tried if t[2] is not None), None)
+            if best is None or (flat is not None and flat[0] > best[0] + FLAT):
+                best = flat
         assert best is not None
         if best[2] is None and PRIOR_SAY:
             known = asked & best[1].selected | asked
             found.evidence.inside += PRIOR_SAY * (best[1].selected & known)
             found.evidence.outside += PRIOR_SAY * (~best[1].selected & known)
         for v, (m, trust, _) in zip(best[3], best[4], strict=True):
-            if USE_MASK:
-                m, trust, _ = _ask(views.sight(v), best[1], maker, pixels if v == view else None, outline=True)
             if trust > 0:
                 found.evidence.add(inside_outside(views.sight(v).projection, m), trust)
                 found.views.append(v)
                 found.masks.append(m)
     return torch.stack(anchors)
+
+
+def iou_of(a: Tensor, b: Tensor) -> float:
+    """IoU of two masks."""
+    return float((a & b).sum() / (a | b).sum().clamp(min=1))
 
 
 def _best_views(guess: Evidence, weights: Tensor, view: int) -> list[int]:
@@ -360,10 +370,13 @@ def _ask(
         positive, negative = [*clicked[0], *positive], [*clicked[1], *negative]
     if not positive:
         return guess, 0.0, 0.0
-    mask = maker.prompted(sight.picture, positive, negative, **({"mask": mean} if outline else {})).pixels.to(alpha.device)
-    both = (sure * (mask & guess)).sum()
-    either = (sure * (mask | guess)).sum()
-    iou = float(both / either.clamp(min=1e-9))
+    def answer(hint: Tensor | None) -> tuple[Tensor, float]:
+        mask = maker.prompted(sight.picture, positive, negative, **({} if hint is None else {"mask": hint})).pixels.to(alpha.device)
+        return mask, float((sure * (mask & guess)).sum() / (sure * (mask | guess)).sum().clamp(min=1e-9))
+
+    mask, iou = answer(None)
+    if outline and iou < CLEAR:
+        mask, iou = answer(mean)
     low, high = AGREE
     return mask, min(max((iou - low) / (high - low), 0.0), 1.0), iou
 

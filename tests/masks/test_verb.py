@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,20 @@ def test_large_photos_are_made_smaller_and_their_maps_are_not(tmp_path: Path) ->
     assert seen == [(30, 45, 3)] * 4
     ids = read_id_map(tmp_path / "sam_mask" / "plain.png")
     assert ids.shape == (60, 90) and ids[:, :30].all() and not ids[:, 30:].any()
+
+
+def test_one_photo_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, seen = write_photos(tmp_path / "photos"), []
+
+    class Weak:
+        def everything(self, picture: Picture) -> list[Mask]:
+            assert [photo() for photo in seen] == [None] * len(seen)
+            seen.append(weakref.ref(picture))
+            return [Mask(torch.ones(picture.rgb.shape[:2], dtype=torch.bool))]
+
+    monkeypatch.setattr(masks, "load", lambda *_, **__: Weak())
+    Masks(photos=photos, device="cpu").main()
+    assert len(seen) == 4
 
 
 def test_a_photo_that_is_damaged_is_named_and_the_others_stay(tmp_path: Path) -> None:
