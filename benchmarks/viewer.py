@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import random
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -24,13 +23,11 @@ import torch
 import tyro
 from nerfstudio.viewer.viewer import Viewer
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import gradiseg_ns.model as model_module
+import gradiseg_ns.drawing.blends as blends
 from gradiseg_ns import sources
 from gradiseg_ns.editing.display import Selection
 from gradiseg_ns.editing.edits import Duplicate, Edit, Hide, Move, Remove, Similarity, Tint
-from tests.viewer.client import ViewerClient
+from gradiseg_ns.viewer.client import ViewerClient
 
 
 @dataclass
@@ -97,13 +94,13 @@ def clicks(viewer: Viewer, panel: Any, count: int) -> list[float]:
     """Seconds from a click to the first picture with the selection."""
     drawn: list[tuple[float, int]] = []
     browsers: list[ViewerClient] = []
-    original = model_module.glow
+    original = blends.glow
 
     def glow(*args: Any) -> Any:
         drawn.append((time.perf_counter(), browsers[0].picture_count))
         return original(*args)
 
-    model_module.glow = glow
+    blends.glow = glow
     waits: list[float] = []
     server = viewer.viser_server
     try:
@@ -126,7 +123,7 @@ def clicks(viewer: Viewer, panel: Any, count: int) -> list[float]:
                 client.wait(lambda n=drawn[-1][1]: client.picture_count > n, timeout=60)
                 waits.append(time.perf_counter() - start)
     finally:
-        model_module.glow = original
+        blends.glow = original
     return waits
 
 

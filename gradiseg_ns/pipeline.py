@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gradiseg_ns.evaluation.extraction import ExtractionMetrics
     from gradiseg_ns.evaluation.metrics import MaskScores
     from gradiseg_ns.evaluation.views import FloaterScore, ViewScore
+    from gradiseg_ns.viewer.panel import GradisegPanel
 
 CLEAR_EVERY = 25
 """Steps between two looks at the space that must be empty."""
@@ -65,6 +66,8 @@ class GradisegPipeline(VanillaPipeline):
     """What the last evaluation found per view."""
     floater_score: FloaterScore | None = None
     """What the last evaluation found floating."""
+    viewer_panel: GradisegPanel | None = None
+    """The panel in the viewer, in training and in ns-viewer."""
 
     @property
     def model(self) -> GradisegModel:
@@ -92,7 +95,7 @@ class GradisegPipeline(VanillaPipeline):
                 )
             self.model.adopt(splat)
             say(f"Starting from the {len(splat)} Gaussians of {start}.")
-        self._prepare_editing()
+        self._prepare_editing(training=test_mode == "val")
 
     @staticmethod
     def _check_output() -> None:
@@ -113,15 +116,17 @@ class GradisegPipeline(VanillaPipeline):
         if pictures is not None:
             check_writable(Path(pictures) / "picture.png")
 
-    def _prepare_editing(self) -> None:
-        """The viewer's panel; the edits that were saved with a run, where they are to be seen: not in ns-eval."""
+    def _prepare_editing(self, *, training: bool) -> None:
+        """The viewer's panel, where there is a viewer; the edits that were saved with a run, where they are to be seen: not in ns-eval."""
         from gradiseg_ns.editing.checking import EditError
         from gradiseg_ns.editing.edit_list import EditList
-        from gradiseg_ns.viewer.panel import GradisegPanel
 
         who = caller()
         folder = who.config_path.parent if who.config_path is not None else None
-        self.viewer_panel = GradisegPanel(self, folder)
+        if training or who.kind == "view":
+            from gradiseg_ns.viewer.panel import GradisegPanel
+
+            self.viewer_panel = GradisegPanel(self, folder)
         if who.kind == "view" and listen_locally(who.command):
             say("The viewer listens to this machine only (--viewer.websocket-host 0.0.0.0 for all).")
         path = edits_path(who.config_path) if who.kind in ("view", "render") else None
@@ -296,8 +301,8 @@ class GradisegPipeline(VanillaPipeline):
             extracted_biou. Never NaN, which would not be JSON.
         """
         from gradiseg_ns.evaluation.extraction import ExtractionMetrics
-        from gradiseg_ns.evaluation.metrics import MaskMetrics, print_table, write_table
-        from gradiseg_ns.evaluation.views import ViewScore, summary, worst_view, write_views
+        from gradiseg_ns.evaluation.metrics import MaskMetrics
+        from gradiseg_ns.evaluation.views import ViewScore
 
         del step
         self.eval()
@@ -341,33 +346,53 @@ class GradisegPipeline(VanillaPipeline):
         metrics = average(rows, get_std)
         metrics["gaussian_count"] = float(model.num_points)
         if has_labels:
-            scores = self.mask_scores = masks.result()
-            metrics.update(miou=scores.miou, mbiou=scores.mbiou, mbiou_fine=scores.mbiou_fine)
-            if get_std:
-                metrics["worst_iou"] = scores.worst_iou
-                metrics["extracted_iou"], metrics["extracted_biou"] = cut_outs.result()
-                print_table(scores, CONSOLE)
-                table = _table_path("objects")
-                if table is not None:
-                    write_table(table, scores)
-                    say(f"Saved the table per object to: {table}")
+            metrics.update(self._mask_metrics(masks.result(), cut_outs if get_std else None))
         if get_std:
-            self.view_scores, self.floater_score = views, self.floaters()
-            worst, floating = worst_view(views), self.floater_score
-            metrics["psnr_worst"] = None if worst is None else worst.psnr
-            metrics["floater_share"] = None if floating is None else floating.mean
-            metrics["floater_share_worst"] = None if floating is None else floating.worst
-            told = summary(views, floating)
-            if told is not None:
-                say(told)
-            table = _table_path("views")
-            if table is not None:
-                write_views(table, views)
-                say(f"Saved the table per view to: {table}")
+            metrics.update(self._view_metrics(views))
         self.train()
         if not get_std:  # tensorboard's writer takes numbers only
             return {key: value for key, value in metrics.items() if value is not None}
         return metrics
+
+    def _mask_metrics(
+        self, scores: MaskScores, cut_outs: ExtractionMetrics | None
+    ) -> dict[str, float | None]:
+        """Means of the mask scores; with cut-outs also the worst and theirs, a table on the terminal and one in a file."""
+        from gradiseg_ns.evaluation.metrics import print_table, write_table
+
+        self.mask_scores = scores
+        metrics: dict[str, float | None] = {
+            "miou": scores.miou, "mbiou": scores.mbiou, "mbiou_fine": scores.mbiou_fine,
+        }  # fmt: skip
+        if cut_outs is None:
+            return metrics
+        metrics["worst_iou"] = scores.worst_iou
+        metrics["extracted_iou"], metrics["extracted_biou"] = cut_outs.result()
+        print_table(scores, CONSOLE)
+        table = _table_path("objects")
+        if table is not None:
+            write_table(table, scores)
+            say(f"Saved the table per object to: {table}")
+        return metrics
+
+    def _view_metrics(self, views: Sequence[ViewScore]) -> dict[str, float | None]:
+        """The worst view and what floats, with a sentence on the terminal and a table in a file."""
+        from gradiseg_ns.evaluation.views import summary, worst_view, write_views
+
+        self.view_scores, self.floater_score = views, self.floaters()
+        worst, floating = worst_view(views), self.floater_score
+        told = summary(views, floating)
+        if told is not None:
+            say(told)
+        table = _table_path("views")
+        if table is not None:
+            write_views(table, views)
+            say(f"Saved the table per view to: {table}")
+        return {
+            "psnr_worst": None if worst is None else worst.psnr,
+            "floater_share": None if floating is None else floating.mean,
+            "floater_share_worst": None if floating is None else floating.worst,
+        }
 
     @torch.no_grad()
     def floaters(self) -> FloaterScore | None:

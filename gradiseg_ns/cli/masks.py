@@ -449,7 +449,7 @@ def summarize(
     counts = dict.fromkeys(phrases, 0) if phrases else {"objects": 0, "parts": 0}
     told: dict[str, Any] = {}
     for name in photos:
-        painted = Painted.read(levels_path(folder, name))
+        painted = Painted.read(levels_path(folder, name), with_maps=False)
         if phrases:
             told[name] = {phrase: painted.phrase.count(phrase) for phrase in phrases}
             for phrase in phrases:

@@ -471,17 +471,23 @@ def find_id_maps(
             raise _ambiguous(path, owners[path], folder)
         result.append(path)
     if result and all(path is None for path in result):
-        maps, photos = sorted(index), [str(path.name) for path in image_filenames]
-        shift = number_shift([path.name for path in known], [index[key].name for key in maps])
-        shifted = f" Their numbers run alike, shifted by {shift}." if shift else ""
-        raise IdMapError(
-            f"None of the {len(photos)} photos has an id map among the {len(maps)} in {folder}. The photos "
-            f"are named like {_examples(photos)}, the maps like "
-            f"{_examples([index[key].name for key in maps])}. A map is found by its photo's name.{shifted}{_folders_of_objects(maps)} "
-            "(ns-process-data renames photos: make the maps from the renamed ones, or name each "
-            f'frame\'s map in transforms.json as "{FRAME_KEYS[0]}".)'
-        )
+        raise _no_map_fits(image_filenames, known, index, folder)
     return result
+
+
+def _no_map_fits(
+    image_filenames: Sequence[Path], known: Iterable[Path], index: Mapping[str, Path], folder: Path
+) -> IdMapError:
+    maps, photos = sorted(index), [str(path.name) for path in image_filenames]
+    shift = number_shift([path.name for path in known], [index[key].name for key in maps])
+    shifted = f" Their numbers run alike, shifted by {shift}." if shift else ""
+    return IdMapError(
+        f"None of the {len(photos)} photos has an id map among the {len(maps)} in {folder}. The photos "
+        f"are named like {_examples(photos)}, the maps like "
+        f"{_examples([index[key].name for key in maps])}. A map is found by its photo's name.{shifted}{_folders_of_objects(maps)} "
+        "(ns-process-data renames photos: make the maps from the renamed ones, or name each "
+        f'frame\'s map in transforms.json as "{FRAME_KEYS[0]}".)'
+    )
 
 
 def _folders_of_objects(keys: Sequence[str]) -> str:

@@ -129,15 +129,19 @@ class Painted:
         return content.getvalue()
 
     @classmethod
-    def read(cls, path: Path) -> Painted:
+    def read(cls, path: Path, *, with_maps: bool = True) -> Painted:
         """What `to_bytes` wrote.
+
+        Args:
+            path: the file.
+            with_maps: whether the maps are read; without, they are [0, 0, 0], and reading is quick.
 
         Raises:
             LevelsError: the file is missing, damaged, or another one.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                maps = file["maps"].astype(np.int32)
+                maps = file["maps"].astype(np.int32) if with_maps else np.zeros((0, 0, 0), np.int32)
                 lists = [file[name].tolist() for name in ("parent", "level", "score", "phrase")]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise LevelsError(

@@ -108,6 +108,8 @@ def test_levels_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert np.array_equal(again.maps, painted.maps) and again.maps.dtype == np.int32
     assert (again.parent, again.level, again.score) == ([2, 0], [1, 0], [0.5, 0.25])
     assert again.phrase == ["mugs, größer", ""]
+    quick = Painted.read(path, with_maps=False)
+    assert quick.maps.size == 0 and quick.parent == again.parent and len(quick) == 2
     path.write_bytes(painted.to_bytes()[:200])
     with pytest.raises(LevelsError, match=r"a\.npz cannot be read"):
         Painted.read(path)

@@ -18,9 +18,9 @@ from gradiseg_ns import runs
 from gradiseg_ns.editing.display import Editing
 from gradiseg_ns.pipeline import GradisegPipeline
 from gradiseg_ns.trainer import GradisegTrainer
+from gradiseg_ns.viewer.client import ViewerClient
 
 from ..scenes import write_scene
-from .client import ViewerClient
 
 STEPS = 300
 

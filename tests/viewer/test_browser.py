@@ -10,8 +10,9 @@ import pytest
 import viser.transforms as vtf
 from PIL import Image
 
+from gradiseg_ns.viewer.client import Camera, ViewerClient
+
 from .browser import Browser, browser_or_skip
-from .client import Camera, ViewerClient
 from .test_client import FILE, PlainServer
 
 pytestmark = pytest.mark.slow

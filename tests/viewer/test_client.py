@@ -15,7 +15,7 @@ import viser
 import viser.transforms as vtf
 from viser import _messages
 
-from .client import ViewerClient
+from gradiseg_ns.viewer.client import ViewerClient
 
 FILE = np.random.default_rng(0).bytes(3_000_000)
 

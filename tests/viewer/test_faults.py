@@ -17,8 +17,8 @@ from websockets.sync.client import ClientConnection, connect
 from gradiseg_ns.editing.edit_list import EditList
 from gradiseg_ns.editing.edits import Hide
 from gradiseg_ns.pipeline import GradisegPipeline
+from gradiseg_ns.viewer.client import ViewerClient
 
-from .client import ViewerClient
 from .conftest import Opened
 
 

@@ -19,8 +19,8 @@ from gradiseg_ns.formats.read_ply import read_ply
 from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.pipeline import GradisegPipeline
 from gradiseg_ns.trainer import GradisegTrainer
+from gradiseg_ns.viewer.client import ViewerClient
 
-from .client import ViewerClient
 from .conftest import Opened, close_viewer, open_viewer
 
 

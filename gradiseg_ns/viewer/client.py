@@ -1,4 +1,4 @@
-"""A client of viser's viewer without a browser, for tests.
+"""A client of viser's viewer without a browser, for tests, benchmarks and tours.
 
 It speaks the protocol of viser 0.2.7 over the websocket and keeps what the web page would: msgpack both ways, windows
 (arrays) of messages from the server, single messages from the client. The first thing the page sends is its camera;
