@@ -64,6 +64,7 @@ SLOW = ("torch", "numpy", "nerfstudio", "cv2", "numba", "scipy", "viser", "PIL")
         ("affordance --help", 0, "--exemplars"),
         ("edit --help", 0, "--duplicate"),
         ("export --help", 0, "--format {ply,compressed-ply,spz}"),
+        ("masks --help", 0, "--phrases"),
         ("import --help", 0, "--frame {auto,nerfstudio,original}"),
         ("lift --wrong 3", 2, "--wrong"),
         ("lift --frame sideways", 2, "sideways"),

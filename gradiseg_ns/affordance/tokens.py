@@ -1,15 +1,14 @@
 """Patch tokens of a vision transformer, and where its weights come from.
 
-A model's files lie in a folder, or in the cache of the Hugging Face hub. `find_model` alone reaches for the network, and only for a
+A model's files lie in a folder, or in the cache of the Hugging Face hub. `tools.weights` alone reaches for the network, and only for a
 model that is in neither. Code that comes with a model is never run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradiseg_ns.affordance import DEFAULT_RESOLUTION
+from gradiseg_ns.tools import weights
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.extras import install_command
 from gradiseg_ns.tools.json_files import read_json
@@ -28,10 +28,7 @@ from gradiseg_ns.tools.json_files import read_json
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue in ImageNet, 0 to 1. DINOv2 and DINOv3 subtract it."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
-HUB_TIMEOUT = 10.0
-"""Seconds that the hub has for the one request that tells whether it can be reached."""
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _WEIGHTS = {
     "model.safetensors": re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
     "pytorch_model.bin": re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
@@ -268,76 +265,19 @@ def _resampled(grid: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def find_model(name: str | Path, *, offline: bool = False) -> Path:
-    """The folder of a model's files.
-
-    It is `name` itself, or the folder in the hub's cache. A model that is in neither is downloaded into the cache, after one
-    request has shown that the hub can be reached and has it: without a network there is one attempt, and no second.
+    """The folder of a model's files: `name` itself, in the hub's cache, or fetched into it (:func:`gradiseg_ns.tools.weights.find_model`).
 
     Args:
         name: a folder, or a name on the hub such as facebook/dinov2-small.
         offline: do not reach for the network.
 
     Raises:
-        TokenModelError: the model is not here and cannot be downloaded.
+        TokenModelError: the model is not here and cannot be fetched.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    name = str(name)
-    if Path(name).is_file():
-        raise TokenModelError(f"--model {name} is a file: expected the folder it lies in, with config.json.")
-    if not _HUB_NAME.fullmatch(name):
-        raise TokenModelError(
-            f"--model {name}: no such folder, and no name of the hub: expected one like facebook/dinov2-small."
-        )
-    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-
     try:
-        cached = try_to_load_from_cache(name, "config.json")
-        if isinstance(cached, str) and _complete(Path(cached).parent):
-            return Path(cached).parent
-    except ValueError as error:
-        raise TokenModelError(f"--model {name}: no such folder, and no name of the hub ({error}).") from error
-    if offline:
-        raise _not_here(name, "--offline forbids to download it")
-    try:
-        known = HfApi().model_info(name, timeout=HUB_TIMEOUT)
-        files = [file.rfilename for file in known.siblings or ()]
-        weights = _weights_of(files)
-        if weights:
-            configs = [file for file in files if file.endswith(".json") and "/" not in file]
-            return Path(snapshot_download(name, allow_patterns=[*configs, *weights]))
-    except (
-        Exception
-    ) as error:  # of the hub's client: requests, httpx or httpx2 by its version, without a common class
-        told = str(error).strip().splitlines()
-        raise _not_here(
-            name, f"the hub did not give it ({told[0] if told else type(error).__name__})"
-        ) from error
-    raise _not_here(name, f"the hub's model of that name has no {' or '.join(_WEIGHTS)}")
-
-
-def _not_here(name: str, why: str) -> TokenModelError:
-    return TokenModelError(
-        f"--model {name}: no such folder, it is not in the hub's cache, and {why}. Where there is a network, fetch it "
-        f"(hf download {name} --local-dir FOLDER), bring the folder here and give --model FOLDER."
-    )
-
-
-def _weights_of(files: Iterable[str]) -> list[str]:
-    """Which of a model's files are its weights: of one kind."""
-    files = list(files)
-    kinds = ([file for file in files if rule.fullmatch(file)] for rule in _WEIGHTS.values())
-    return next((kind for kind in kinds if kind), [])
-
-
-def _complete(folder: Path) -> bool:
-    """Whether a folder of the cache has weights, all parts of them."""
-    for index in folder.glob("*.index.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
-            parts = set(read_json(index)["weight_map"].values())
-            return all((folder / part).is_file() for part in parts)
-        return False
-    return bool(_weights_of(path.name for path in folder.iterdir()))
+        return weights.find_model(name, offline=offline, weights=tuple(_WEIGHTS.values()))
+    except weights.WeightsError as error:
+        raise TokenModelError(f"--model: {error}") from error
 
 
 def _colors_of(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

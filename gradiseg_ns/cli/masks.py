@@ -46,7 +46,7 @@ class Masks:
     photos: MaybePath = None
     """A plain folder of photos, which need no poses."""
     model: str = MODEL
-    """What makes the masks: a SAM of the Hugging Face hub, a folder with its files, or `regions`: regions of like colour, which need no weights and are much worse (docs/masks.md)."""
+    """What makes the masks: a SAM of the Hugging Face hub, a folder with its files, or `regions`: regions of like colour, which need no weights and are worse (docs/masks.md)."""
     phrases: MaybeText = None
     """What to look for, separated by semicolons: "mug; red block". Default: everything."""
     phrase_model: str = PHRASE_MODEL
@@ -143,7 +143,7 @@ class Masks:
             if phrases:
                 raise
             raise WeightsError(
-                f"{error}\n`--model regions` needs no weights; its masks are much worse (docs/masks.md)."
+                f"{error}\n`--model regions` needs no weights; its masks are worse (docs/masks.md)."
             ) from error
         if not isinstance(maker, masks.EverythingMaker):
             takes = "phrases: add --phrases" if isinstance(maker, masks.PhraseMaker) else "clicks"

@@ -34,7 +34,7 @@ HEIGHT = 256
 """Pixels of the pictures that masks are made of; smaller cameras stay as they are."""
 DEBUG = False
 USE_MASK = False
-FIRST, FLAT, PRIOR_SAY, TWO_WAYS, CLEAR = 0.08, 0.2, 1.0, 0.7, 0.85
+FIRST, FLAT, PRIOR_SAY, TWO_WAYS, CLEAR = 0.08, 0.2, 1.0, 0.6, 0.85
 COARSE = 96
 """Pixels of the pictures in which the next view is chosen."""
 MOST_VIEWS = 16
@@ -284,8 +284,7 @@ def _count_clicks(
         if bool(mask.any()):
             agree = [iou_of(mask, (rendered(sight.projection, t[1])[0] > 0.5) & (alpha >= MIN_ACCUMULATION)) for t in solid]
             if DEBUG: print("    agree", [f"{x:.2f}" for x in agree])
-            if agree and max(agree) >= TWO_WAYS:
-                best = solid[agree.index(max(agree))]
+            best = next((t for t, a in zip(solid, agree, strict=True) if a >= TWO_WAYS), None)
         if best is None:
             for entry in solid:
                 if best is None or entry[0] > best[0] + FIRST:

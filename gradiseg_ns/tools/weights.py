@@ -54,7 +54,7 @@ def find_model(
             f"The model {name} is a file: expected the folder it lies in, with config.json, or a name on the hub."
         )
     if not _HUB_NAME.fullmatch(name):
-        raise _not_here(name, "it is no name of the hub (expected one like facebook/sam2.1-hiera-small)")
+        raise _no_name(name, "expected one like facebook/sam2.1-hiera-small")
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
     try:
@@ -62,7 +62,7 @@ def find_model(
         if isinstance(cached, str) and _complete(Path(cached).parent, weights):
             return Path(cached).parent
     except ValueError as error:
-        raise _not_here(name, f"it is no name of the hub ({error})") from error
+        raise _no_name(name, str(error)) from error
     if offline:
         raise _not_here(name, "--offline forbids to fetch it")
     try:
@@ -90,6 +90,10 @@ def _files_on_hub(api: Any, name: str) -> dict[str, int | None]:
     """Names and sizes in bytes of a model's files; one request."""
     known = api.model_info(name, timeout=HUB_TIMEOUT, files_metadata=True)
     return {file.rfilename: file.size for file in known.siblings or ()}
+
+
+def _no_name(name: str, why: str) -> WeightsError:
+    return WeightsError(f"The model {name} cannot be loaded: no such folder, and no name of the hub ({why}).")
 
 
 def _not_here(name: str, why: str) -> WeightsError:
