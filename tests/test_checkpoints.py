@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from gradiseg_ns.tools.errors import GradisegError, WriteError
 from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig, resume_line
 
 from .scenes import write_scene
+
+pytestmark = pytest.mark.slow
 
 STEPS = 6
 """Enough for a schedule that prunes."""
@@ -276,6 +278,15 @@ def test_a_checkpoint_of_an_older_version_opens(
 # ------------------------------------------------------------------------------------------------------------- the end
 
 
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """As in a terminal: in the background, where SIGINT is ignored, trainings ignore it too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_training_that_is_told_to_end_saves(
     scene: Path, tmp_path: Path, said: io.StringIO, number: signal.Signals, code: int
@@ -298,6 +309,7 @@ def test_a_training_that_is_told_to_end_saves(
     assert f"--load-dir {trainer.checkpoint_dir} --max-num-iterations 48" in said.getvalue()
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_an_end_in_the_last_step_is_the_end(scene: Path, tmp_path: Path, said: io.StringIO) -> None:
     trainer = make(scene, tmp_path, 2).setup(local_rank=0, world_size=1)
     trainer.setup()

@@ -19,6 +19,8 @@ from PIL import Image
 
 from .scenes import write_scene
 
+pytestmark = pytest.mark.slow
+
 STEPS = 120
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200", "GOMP_SPINCOUNT": "0"}
 
@@ -112,12 +114,18 @@ def test_resume_from_the_command_line(config: Path, scene: Path, tmp_path: Path)
     assert [path.name for path in folder.iterdir()] == [f"step-{2 * STEPS - 1:09d}.ckpt"]
 
 
+def hears_ctrl_c() -> None:
+    """In a new process: as in a terminal. A test run in the background has SIGINT ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_saves_and_the_line_goes_on(scene: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "nerfstudio.scripts.train", "gradiseg-lite", "--data", str(scene), "--output-dir",
          str(tmp_path), "--timestamp", "first", "--max-num-iterations", "60", "--machine.device-type", "cpu",
          "--vis", "tensorboard", "--steps-per-save", "5"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT, text=True, cwd=tmp_path,
+        preexec_fn=hears_ctrl_c,
     )  # fmt: skip
     folder = tmp_path / "balls" / "gradiseg-lite"
     limit = time.monotonic() + 240
@@ -151,7 +159,8 @@ def test_a_second_ctrl_c_ends_at_once(scene: Path, tmp_path: Path) -> None:
         "trainer.train()"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT, text=True
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT, text=True,
+        preexec_fn=hears_ctrl_c,
     )  # fmt: skip
     assert process.stdout is not None
     while "in a step" not in (line := process.stdout.readline()):

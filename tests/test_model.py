@@ -25,6 +25,8 @@ from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig
 
 from .scenes import write_scene
 
+pytestmark = pytest.mark.slow
+
 STEPS = 300
 OUTPUT_KEYS = {"rgb", "depth", "accumulation", "background", "segmentation", "identity", "boundary"}
 
@@ -253,7 +255,11 @@ def test_without_identities_it_is_splatfacto(tmp_path: Path) -> None:
     "options",
     [
         {"pipeline.model.identity_geometry": 1.0},
-        {"pipeline.model.la_knn": "literal", "pipeline.model.igd_split": "sample"},
+        {
+            "pipeline.model.la_knn": "literal",
+            "pipeline.model.igd_split": "sample",
+            "pipeline.model.neighbor_samples": 100,
+        },
         {"pipeline.model.igd_signal": "absolute", "pipeline.model.igd_split": "major_axis"},
         {
             "pipeline.model.igd_signal": "gradient",

@@ -20,6 +20,8 @@ from gradiseg_ns.runs.writing import labels_of_run
 
 from .scenes import write_scene
 
+pytestmark = pytest.mark.slow
+
 STORED = Path(__file__).parent / "stored_run"
 PSNR = 17.4784
 """Of its held-out views, as the version that trained it said."""

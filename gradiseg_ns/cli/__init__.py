@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from gradiseg_ns.cli.main import VERBS as VERBS
     from gradiseg_ns.cli.main import entrypoint as entrypoint
     from gradiseg_ns.cli.masks import Masks as Masks
+    from gradiseg_ns.cli.new import New as New
     from gradiseg_ns.cli.prune import Prune as Prune
 
 _HOMES = {
     "Affordance": "affordance", "Associate": "associate", "Edit": "edit", "Export": "export", "Import": "import_splat",
-    "Lift": "lift", "Masks": "masks", "Prune": "prune", "VERBS": "main", "entrypoint": "main",
+    "Lift": "lift", "Masks": "masks", "New": "new", "Prune": "prune", "VERBS": "main", "entrypoint": "main",
 }  # fmt: skip
 
 

@@ -16,7 +16,9 @@ from gradiseg_ns.cli.export import Export
 from gradiseg_ns.cli.import_splat import Import
 from gradiseg_ns.cli.lift import Lift
 from gradiseg_ns.cli.masks import Masks
+from gradiseg_ns.cli.new import New
 from gradiseg_ns.cli.prune import Prune
+from gradiseg_ns.cli.segment import Segment
 from gradiseg_ns.doctor import Doctor
 from gradiseg_ns.sources.dataparsers import config_of, split
 from gradiseg_ns.tools.errors import GradisegError
@@ -24,8 +26,10 @@ from gradiseg_ns.tools.terminal import mend_commands, say_error
 
 VERBS: dict[str, type[Any]] = {
     "doctor": Doctor,
+    "new": New,
     "masks": Masks,
     "lift": Lift,
+    "segment": Segment,
     "prune": Prune,
     "associate": Associate,
     "affordance": Affordance,

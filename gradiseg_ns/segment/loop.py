@@ -1,10 +1,13 @@
-"""One object from a few clicks: views one after the other, each asked for what is not known yet.
+"""Objects from a few clicks or a phrase: views one after the other, each asked for what is not known yet.
 
-1. The masks of the clicked views are counted (`evidence`).
+1. A click is one pixel, and an object is more than what looks like it. `solids` proposes sets of Gaussians by the splat's shape; the maker is
+   asked in the clicked view and two others, with each set as a prompt. The best one is taken if the maker's mask of the click alone supports it, else
+   the one that its masks confirm best; where they confirm none, the mask of the click alone is the start.
 2. The next view is the one in which the most blending weight belongs to Gaussians near the object that are undecided, and that shows enough
    of what is decided to be prompted.
-3. What the counts render there is the prompt: the middle of what is surely inside, pixels around that are surely outside, and the map itself.
-4. The maker's mask is counted as far as it agrees with the rendered one, on pixels of which something is known.
+3. What the counts render there is the prompt: the middle of what is surely inside, pixels around that are surely outside; and if the maker's
+   mask is another one then, the rendered map too.
+4. The maker's mask is counted as far as it agrees with the rendered one.
 5. It ends when labels hardly change any more.
 
 The field's recipe without training (Seed2GS, B3-Seg); the counts are the votes of arXiv 2409.11681.
@@ -13,7 +16,7 @@ The field's recipe without training (Seed2GS, B3-Seg); the counts are the votes 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,33 +25,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.masks import Picture, PromptMaker
+from gradiseg_ns.masks import EverythingMaker, PhraseMaker, Picture, PromptMaker
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.segment import solids
 from gradiseg_ns.segment.evidence import Evidence, inside_outside
 from gradiseg_ns.tools.errors import GradisegError
+from gradiseg_ns.votes.association import AssociationError, associate
+from gradiseg_ns.votes.labels import Labels
 from gradiseg_ns.votes.rendered import spread_views
 
 HEIGHT = 256
 """Pixels of the pictures that masks are made of; smaller cameras stay as they are."""
-DEBUG = False
-USE_MASK = False
-FIRST, FLAT, PRIOR_SAY, TWO_WAYS, CLEAR = 0.08, 0.2, 1.0, 0.6, 0.85
 COARSE = 96
 """Pixels of the pictures in which the next view is chosen."""
 MOST_VIEWS = 16
-KEPT = 64
-"""Sights that are kept for the next object."""
+PHRASE_VIEWS = 8
+"""Views in which a phrase is looked for before the object is followed."""
+KEPT = 1 << 30
+"""Bytes of sights that are kept for the next object."""
+_PER_GAUSSIAN, _PER_PIXEL = 64, 32
+"""Bytes of a sight, about."""
 SURE = 0.5
 """A pixel is known where Gaussians with that much evidence have half of its weight."""
 AGREE = (0.4, 0.8)
 """IoU of a mask with the rendered one below which it does not count, and from which on it counts in full."""
+CLEAR = 0.85
+"""Below this IoU, the rendered map becomes part of the prompt."""
 SETTLED = 0.005
 """Labels have settled if this share of the object's weight, or less, changed in each of the last CALM views."""
 CALM = 3
 POSITIVE, NEGATIVE = 4, 12
 """Pixels of a prompt."""
+SUPPORTED = 0.6
+"""IoU of a proposed set with the mask of the click alone from which on two ways agree."""
+_FIRST, _FLAT = 0.08, 0.2
+"""How much better other sets than the first, and the mask of the click alone, must be confirmed."""
+_PROPOSED = 1.0
+"""What the proposed set says of its Gaussians, in views."""
 
 
 class SegmentError(GradisegError):
@@ -95,6 +109,12 @@ class Found:
     """Views whose mask contradicted the others."""
     settled: bool = False
     """Whether labels stopped changing before all views were used."""
+
+    @classmethod
+    def empty(cls, gaussians: rendering.Gaussians) -> Found:
+        """Nothing yet."""
+        evidence = Evidence(len(gaussians), gaussians.means.device)
+        return cls(evidence, evidence.selected)
 
     @property
     def confidence(self) -> Tensor:
@@ -148,15 +168,28 @@ class Views:
         """What a view shows."""
         if view not in self._sights:
             self._sights[view] = self._look(self.cameras[view])
-            if len(self._sights) > KEPT:
+            camera, count = self.cameras[view], self._sights[view].projection.radii.shape[1]
+            size = _PER_GAUSSIAN * count + _PER_PIXEL * camera.width * camera.height
+            while len(self._sights) > max(2, KEPT // size):
                 self._sights.popitem(last=False)
         self._sights.move_to_end(view)
         return self._sights[view]
 
+    def view_of(self, picture: Picture) -> int:
+        """The view that a picture was kept of.
+
+        Raises:
+            KeyError: it is not kept.
+        """
+        for view, sight in self._sights.items():
+            if sight.picture is picture:
+                return view
+        raise KeyError("a picture that is not kept")
+
     def surface(self) -> solids.Surface:
         """Creases and colours of the Gaussians, from some of the views."""
 
-        def sights():
+        def sights() -> Iterator[tuple[Tensor, Tensor, Tensor, rendering.Projection]]:
             for view in spread_views(len(self), solids.VIEWS):
                 sight = self._look(resized(self.cameras[view], solids.HEIGHT))
                 assert sight.picture.depth is not None and sight.picture.alpha is not None
@@ -201,120 +234,382 @@ def find_object(
         progress: called with the views asked and the most there can be.
 
     Raises:
-        SegmentError: a click is outside of its picture, on nothing, or gives no mask.
+        SegmentError: a click is outside of its picture, on nothing, or gives no mask; there is none on the object.
     """
-    found = Found(Evidence(len(gaussians), gaussians.means.device), torch.zeros(0))
-    evidence = found.evidence
-    report = progress or (lambda done, total: None)
+    clicked = _pixels_of(views, clicks)
     weights = views.weights(gaussians)
-    anchors = _count_clicks(found, gaussians, views, maker, clicks, weights)
-    report(len(found.views), most_views)
-    calm = 0
-    selected = evidence.selected
-    while len(found.views) + len(found.skipped) < min(most_views, len(views)):
-        view = _next_view(gaussians, evidence, weights, [*found.views, *found.skipped])
-        if view is None:
-            break
-        sight = views.sight(view)
-        mask, trust, _ = _ask(sight, evidence, maker, outline=USE_MASK)
-        if trust > 0:
-            evidence.add(inside_outside(sight.projection, mask), trust)
-            found.views.append(view)
-            found.masks.append(mask)
-        else:
-            found.skipped.append(view)
-        now = evidence.selected
-        heavy = weights.float().amax(dim=0)
-        changed = float(heavy[now != selected].sum() / heavy[now].sum().clamp(min=1e-6))
-        selected = now
-        calm = calm + 1 if changed < SETTLED else 0
-        report(len(found.views) + len(found.skipped), most_views)
-        if calm >= CALM:
-            found.settled = True
-            break
-    found.selected = evidence.selected
+    found = Found.empty(gaussians)
+    for view, pixels in clicked.items():
+        _start(found, gaussians, views, maker, view, pixels, weights)
+    _follow(found, gaussians, views, maker, weights, most_views, progress)
     return found
 
 
-def _count_clicks(
-    found: Found, gaussians: rendering.Gaussians, views: Views, maker: PromptMaker, clicks: Sequence[Click], weights: Tensor
-) -> Tensor:
-    """Count the masks of the clicked views; the clicked points [P, 3], world units."""
-    anchors = []
-    for view in dict.fromkeys(click.view for click in clicks):
-        if not 0 <= view < len(views):
-            raise SegmentError(f"there is no view {view}: expected 0 to {len(views) - 1}.")
-        sight, camera = views.sight(view), views.cameras[view]
-        pixels: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
-        for click in (click for click in clicks if click.view == view):
-            pixels[click.outside].append(_pixel(click, views.given[view], camera))
+@torch.no_grad()
+def find_phrase(
+    gaussians: rendering.Gaussians,
+    views: Views,
+    maker: PhraseMaker,
+    phrase: str,
+    *,
+    prompts: PromptMaker | None = None,
+    most_views: int = MOST_VIEWS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Found:
+    """All that a phrase names. What some views miss is not held against it; masks that most others contradict are taken back.
+
+    Args:
+        gaussians: N Gaussians.
+        views: of them.
+        maker: turns words into masks.
+        phrase: such as "red mug".
+        prompts: makes the masks of further views from what was found; None: there are none.
+        most_views: so many views are asked in all.
+        progress: called with the views asked and the most there can be.
+
+    Raises:
+        SegmentError: nothing in any view is like the phrase.
+    """
+    asked = spread_views(len(views), min(PHRASE_VIEWS, most_views))
+    total = most_views if prompts is not None else len(asked)
+    counted: list[tuple[int, Tensor, Tensor]] = []
+    for done, view in enumerate(asked):
+        sight = views.sight(view)
+        masks = [m for m in maker.phrases(sight.picture, [phrase]) if bool(m.pixels.any())]
+        if masks:
+            pixels = torch.stack([m.pixels for m in masks]).any(dim=0).to(gaussians.means.device)
+            counted.append((view, pixels, inside_outside(sight.projection, pixels)))
+        if progress is not None:
+            progress(done + 1, total)
+    if not counted:
+        raise SegmentError(
+            f"nothing is like the phrase {phrase!r} in {len(asked)} views: try other words, or --click."
+        )
+    everyone = Evidence(len(gaussians), gaussians.means.device)
+    for _, _, sums in counted:
+        everyone.add(sums)
+    found = Found.empty(gaussians)
+    for view, pixels, sums in counted:
+        mean, sure = rendered(views.sight(view).projection, everyone)
+        if _iou(pixels, mean > 0.5, sure) >= AGREE[0]:
+            _count(found, view, pixels, sums, 1.0)
+        else:
+            found.skipped.append(view)
+    if not found.views:
+        raise SegmentError(f"the views do not agree on what {phrase!r} is: try other words, or --click.")
+    found.skipped += [view for view in asked if view not in found.views and view not in found.skipped]
+    if prompts is not None:
+        _follow(found, gaussians, views, prompts, views.weights(gaussians), most_views, progress)
+    found.selected = found.evidence.selected
+    return found
+
+
+@torch.no_grad()
+def find_everything(
+    gaussians: rendering.Gaussians,
+    views: Views,
+    maker: EverythingMaker,
+    *,
+    most_views: int = MOST_VIEWS,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Labels:
+    """All objects: masks of some views, joined by the Gaussians that they share (`votes.association`).
+
+    Args:
+        gaussians: N Gaussians.
+        views: of them.
+        maker: finds what there is in a picture.
+        most_views: so many views are asked, evenly spread.
+        progress: called with a stage, the pieces done and their number.
+
+    Returns:
+        classes from 0, -1 for what belongs to none or is in no mask.
+
+    Raises:
+        SegmentError: there are no masks, or they have nothing in common.
+    """
+    report = progress or (lambda stage, done, total: None)
+    chosen = spread_views(len(views), most_views)
+    maps = []
+    for done, view in enumerate(chosen):
+        sight = views.sight(view)
+        ids = torch.full(sight.picture.rgb.shape[:2], -1, dtype=torch.int64)
+        masks = [mask for mask in maker.everything(sight.picture) if mask.level == 0]
+        for k, mask in reversed(list(enumerate(masks))):  # the most certain last, on top
+            ids[mask.pixels.cpu()] = k
         alpha = sight.picture.alpha
-        assert alpha is not None and sight.picture.depth is not None
-        if not any(float(alpha[y, x]) >= MIN_ACCUMULATION for x, y in pixels[0]):
-            raise SegmentError(f"view {view}: nothing is there: expected a pixel on the object.")
-        mask = maker.prompted(sight.picture, pixels[0], pixels[1]).pixels.to(alpha.device)
-        here = [unprojected(camera, x, y, float(sight.picture.depth[y, x])) for x, y in pixels[0]]
-        anchors += here
-        seed = torch.zeros_like(alpha)
-        for x, y in pixels[0]:
-            seed[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = 1
-        shown = rendering.transpose(sight.projection, seed[..., None])[:, 0]
-        sets, asked = solids.candidates(gaussians.means, gaussians.opacities, views.surface(), here[0], shown)
-        choices = []
+        if alpha is not None:
+            ids[alpha.cpu() < MIN_ACCUMULATION] = -1
+        maps.append(ids)
+        report("Making masks", done + 1, len(chosen))
+    counts: dict[str, int] = {}
+
+    def joined(stage: str) -> None:
+        counts[stage] = counts.get(stage, 0) + 1
+        report(stage, counts[stage], len(chosen))
+
+    try:
+        result = associate(maps, [views.cameras[v] for v in chosen], gaussians=gaussians, progress=joined)
+    except AssociationError as error:
+        raise SegmentError(f"masks of {len(chosen)} views do not fit together: {error}") from error
+    if result.labels is None or not bool(result.labels.seen.any()):
+        raise SegmentError(f"no two of {len(chosen)} views have a mask of the same thing.")
+    return result.labels
+
+
+def segment_from_clicks(
+    source: Splat | tuple[rendering.Gaussians, Look],
+    cameras: Sequence[rendering.Camera],
+    maker: PromptMaker,
+    clicks: Sequence[Click],
+    *,
+    most_views: int = MOST_VIEWS,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The Gaussians of an object that was clicked once or more: what a viewer calls.
+
+    Args:
+        source: a splat; or N Gaussians and what renders a camera's picture of them.
+        cameras: of all views that may be asked, the clicked ones among them.
+        maker: turns pixels into masks.
+        clicks: in these views.
+        most_views: so many views are asked.
+        progress: called with the views asked and the most there can be.
+
+    Returns:
+        bool [N], and the confidence [N], 0 to 1.
+
+    Raises:
+        SegmentError: as `find_object`.
+    """
+    if isinstance(source, Splat):
+        splat = source
+        gaussians, look = splat.gaussians(), lambda camera: see(splat, camera)
+    else:
+        gaussians, look = source
+    found = find_object(
+        gaussians, Views(look, cameras), maker, clicks, most_views=most_views, progress=progress
+    )
+    return found.selected, found.confidence
+
+
+# --------------------------------------------------------------------------------------------------- the first views
+
+Clicked = tuple[list[tuple[int, int]], list[tuple[int, int]]]
+"""Pixels (x, y) on the object and beside it."""
+
+
+def _pixels_of(views: Views, clicks: Sequence[Click]) -> dict[int, Clicked]:
+    """The clicks of each clicked view, in pixels of the pictures."""
+    clicked: dict[int, Clicked] = {}
+    for click in clicks:
+        if not 0 <= click.view < len(views):
+            raise SegmentError(f"there is no view {click.view}: expected 0 to {len(views) - 1}.")
+        pixel = _pixel(click, views.given[click.view], views.cameras[click.view])
+        clicked.setdefault(click.view, ([], []))[click.outside].append(pixel)
+    if not clicked:
+        raise SegmentError("there is no click: expected one on the object.")
+    for view, (inside, _) in clicked.items():
+        alpha = views.sight(view).picture.alpha
+        if not inside:
+            raise SegmentError(f"view {view} has clicks beside the object: expected one on it, too.")
+        if alpha is not None and not any(float(alpha[y, x]) >= MIN_ACCUMULATION for x, y in inside):
+            raise SegmentError(
+                f"nothing is there: the click in view {view} is on empty background. Expected a pixel on the object."
+            )
+    return clicked
+
+
+@dataclass
+class _Guess:
+    """What a click may mean, and what the maker says to it."""
+
+    evidence: Evidence
+    views: list[int]
+    answers: list[tuple[Tensor, float, float]]
+
+    @property
+    def score(self) -> float:
+        """Mean IoU of the answers with the guess."""
+        return sum(iou for _, _, iou in self.answers) / len(self.answers)
+
+
+def _start(
+    found: Found,
+    gaussians: rendering.Gaussians,
+    views: Views,
+    maker: PromptMaker,
+    view: int,
+    pixels: Clicked,
+    weights: Tensor,
+) -> None:
+    """Count the masks of a clicked view and of two more."""
+    sight, camera = views.sight(view), views.cameras[view]
+    depth = sight.picture.depth
+    assert depth is not None
+    mask = maker.prompted(sight.picture, *pixels).pixels.to(depth.device)
+    seed = torch.zeros_like(depth)
+    for x, y in pixels[0]:
+        seed[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = 1
+    x, y = pixels[0][0]
+    sets, known = solids.candidates(
+        gaussians.means, gaussians.opacities, views.surface(),
+        unprojected(camera, x, y, float(depth[y, x])), rendering.transpose(sight.projection, seed[..., None])[:, 0],
+    )  # fmt: skip
+
+    def guess(evidence: Evidence) -> _Guess:
+        asked = _best_views(evidence, weights, view)
+        answers = [_ask(views.sight(v), evidence, maker, pixels if v == view else None) for v in asked]
+        return _Guess(evidence, asked, answers)
+
+    solid = []
+    for chosen in sets:
+        evidence = Evidence(len(gaussians), depth.device)
+        evidence.inside += 10.0 * chosen  # far more than SURE
+        evidence.outside += 10.0 * ~chosen
+        solid.append(guess(evidence))
+    best: _Guess | None = None
+    if solid and _iou(mask, rendered(sight.projection, solid[0].evidence)[0] > 0.5) >= SUPPORTED:
+        best = solid[0]
+    if best is None:
+        for one in solid:
+            if best is None or one.score > best.score + _FIRST:
+                best = one
         if bool(mask.any()):
-            own = Evidence(len(gaussians), alpha.device)
-            own.add(inside_outside(sight.projection, mask))
-            choices.append((own, mask))
-        for chosen in sets:
-            guess = Evidence(len(gaussians), alpha.device)
-            guess.inside += 10.0 * chosen
-            guess.outside += 10.0 * ~chosen
-            choices.append((guess, None))
-        tried = []
-        for guess, known in choices:
-            asking = _best_views(guess, weights, view)
-            answers = [_ask(views.sight(v), guess, maker, pixels if v == view else None) for v in asking]
-            score = sum(a[2] for a in answers) / len(answers)
-            if DEBUG: print("   ", "A" if known is not None else "B", int(guess.selected.sum()), f"{score:.2f}", [f"{a[2]:.2f}" for a in answers])
-            tried.append((score, guess, known, asking, answers))
-        if not tried:
-            raise SegmentError(f"view {view}: no mask came of the click: click on another part of the object.")
-        solid = [t for t in tried if t[2] is None]
-        best = None
-        if bool(mask.any()):
-            agree = [iou_of(mask, (rendered(sight.projection, t[1])[0] > 0.5) & (alpha >= MIN_ACCUMULATION)) for t in solid]
-            if DEBUG: print("    agree", [f"{x:.2f}" for x in agree])
-            best = next((t for t, a in zip(solid, agree, strict=True) if a >= TWO_WAYS), None)
-        if best is None:
-            for entry in solid:
-                if best is None or entry[0] > best[0] + FIRST:
-                    best = entry
-            flat = next((t for t in tried if t[2] is not None), None)
-            if best is None or (flat is not None and flat[0] > best[0] + FLAT):
-                best = flat
-        assert best is not None
-        if best[2] is None and PRIOR_SAY:
-            known = asked & best[1].selected | asked
-            found.evidence.inside += PRIOR_SAY * (best[1].selected & known)
-            found.evidence.outside += PRIOR_SAY * (~best[1].selected & known)
-        for v, (m, trust, _) in zip(best[3], best[4], strict=True):
-            if trust > 0:
-                found.evidence.add(inside_outside(views.sight(v).projection, m), trust)
-                found.views.append(v)
-                found.masks.append(m)
-    return torch.stack(anchors)
+            evidence = Evidence(len(gaussians), depth.device)
+            evidence.add(inside_outside(sight.projection, mask))
+            flat = guess(evidence)
+            if best is None or flat.score > best.score + _FLAT:
+                best, solid = flat, []
+    if best is None:
+        raise SegmentError(f"view {view}: no mask came of the click: click on another part of the object.")
+    if solid:
+        found.evidence.inside += _PROPOSED * (known & best.evidence.selected)
+        found.evidence.outside += _PROPOSED * (known & ~best.evidence.selected)
+    for v, (answer, trust, _) in zip(best.views, best.answers, strict=True):
+        if trust > 0 and v not in found.views:
+            _count(found, v, answer, inside_outside(views.sight(v).projection, answer), trust)
 
 
-def iou_of(a: Tensor, b: Tensor) -> float:
-    """IoU of two masks."""
-    return float((a & b).sum() / (a | b).sum().clamp(min=1))
-
-
-def _best_views(guess: Evidence, weights: Tensor, view: int) -> list[int]:
-    """The clicked view, and others that show most of a guess."""
-    score = weights.float() @ guess.selected.float()
+def _best_views(evidence: Evidence, weights: Tensor, view: int) -> list[int]:
+    """The clicked view, and two others that show most of a guess."""
+    score = weights.float() @ evidence.selected.float()
     score[view] = -1
-    return [view, *score.argsort(descending=True)[:2].tolist()]
+    return [view, *score.argsort(descending=True)[: min(2, len(score) - 1)].tolist()]
+
+
+# ---------------------------------------------------------------------------------------------------- the next views
+
+
+def _count(found: Found, view: int, mask: Tensor, sums: Tensor, trust: float) -> None:
+    found.evidence.add(sums, trust)
+    found.views.append(view)
+    found.masks.append(mask)
+
+
+def _follow(
+    found: Found,
+    gaussians: rendering.Gaussians,
+    views: Views,
+    maker: PromptMaker,
+    weights: Tensor,
+    most_views: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Ask views until labels settle."""
+    evidence = found.evidence
+    report = progress or (lambda done, total: None)
+    heavy = weights.amax(dim=0).float()
+    selected, calm = evidence.selected, 0
+    most = min(most_views, len(views))
+    while True:
+        asked = [*found.views, *found.skipped]
+        report(min(len(asked), most), most)
+        if calm >= CALM:
+            found.settled = True
+            break
+        view = _next_view(gaussians, evidence, weights, asked) if len(asked) < most else None
+        if view is None:
+            break
+        sight = views.sight(view)
+        mask, trust, _ = _ask(sight, evidence, maker, outline=True)
+        if trust > 0:
+            _count(found, view, mask, inside_outside(sight.projection, mask), trust)
+        else:
+            found.skipped.append(view)
+        now = evidence.selected
+        changed = float(heavy[now != selected].sum() / heavy[now].sum().clamp(min=1e-6))
+        selected = now
+        calm = calm + 1 if changed < SETTLED else 0
+    found.selected = selected
+
+
+def _next_view(
+    gaussians: rendering.Gaussians, evidence: Evidence, weights: Tensor, asked: Sequence[int]
+) -> int | None:
+    """The view that has the most to tell; None if none shows the object."""
+    selected = evidence.selected
+    if not bool(selected.any()):
+        return None
+    means = gaussians.means
+    centre = means[selected].median(dim=0).values
+    apart = (means - centre).norm(dim=1)
+    own = apart[selected]
+    reach = own.kthvalue(max(1, round(0.9 * len(own)))).values
+    rows = (apart < 1.5 * reach).nonzero()[:, 0]
+    seen = weights[:, rows].float()
+    undecided = seen @ evidence.spread[rows]
+    decided = seen @ (selected & (evidence.total > SURE))[rows].float()
+    ready = (decided / decided.max().clamp(min=1e-9) / 0.2).clamp(max=1.0)
+    score = undecided * ready
+    score[list(asked)] = -1
+    best = int(score.argmax())
+    return best if float(score[best]) > 0 else None
+
+
+def _ask(
+    sight: Sight,
+    evidence: Evidence,
+    maker: PromptMaker,
+    clicked: Clicked | None = None,
+    outline: bool = False,
+) -> tuple[Tensor, float, float]:
+    """The mask of a view with what the counts render there as the prompt.
+
+    Args:
+        sight: the view.
+        evidence: the counts.
+        maker: makes the mask.
+        clicked: pixels of a person, which are part of the prompt.
+        outline: whether the rendered map may be part of the prompt.
+
+    Returns:
+        bool [H, W]; how far to trust it, 0 to 1; and its IoU with what the counts render.
+    """
+    mean, sure = rendered(sight.projection, evidence)
+    alpha = sight.picture.alpha
+    assert alpha is not None
+    guess = (mean > 0.5) & (sure > 0.5) & (alpha >= MIN_ACCUMULATION)
+    positive, negative = prompt_pixels(mean, sure, alpha) if bool(guess.any()) else ([], [])
+    if clicked is not None:
+        positive, negative = [*clicked[0], *positive], [*clicked[1], *negative]
+    if not positive:
+        return guess, 0.0, 0.0
+    mask = maker.prompted(sight.picture, positive, negative).pixels.to(alpha.device)
+    iou = _iou(mask, guess, sure)
+    if outline and iou < CLEAR:
+        mask = maker.prompted(sight.picture, positive, negative, mask=mean).pixels.to(alpha.device)
+        iou = _iou(mask, guess, sure)
+    low, high = AGREE
+    return mask, min(max((iou - low) / (high - low), 0.0), 1.0), iou
+
+
+def _iou(a: Tensor, b: Tensor, weight: Tensor | None = None) -> float:
+    """IoU of two masks [H, W], with pixels weighted."""
+    both, either = (a & b).float(), (a | b).float()
+    if weight is not None:
+        both, either = both * weight, either * weight
+    return float(both.sum() / either.sum().clamp(min=1e-9))
 
 
 def _pixel(click: Click, given: rendering.Camera, camera: rendering.Camera) -> tuple[int, int]:
@@ -331,55 +626,6 @@ def unprojected(camera: rendering.Camera, x: int, y: int, depth: float) -> Tenso
     return camera.viewmat[:3, :3].T @ (ray * depth - camera.viewmat[:3, 3])
 
 
-def _next_view(
-    gaussians: rendering.Gaussians, evidence: Evidence, weights: Tensor, asked: Sequence[int]
-) -> int | None:
-    """The view that has the most to tell; None if none shows the object."""
-    selected = evidence.selected
-    if not bool(selected.any()):
-        return None
-    means = gaussians.means
-    centre = means[selected].median(dim=0).values
-    apart = (means - centre).norm(dim=1)
-    reach = torch.quantile(apart[selected][:: 1 + int(selected.sum()) // 100_000], 0.9)
-    near = apart < 1.5 * reach
-    rows = near.nonzero()[:, 0]
-    seen = weights[:, rows].float()
-    open_ = seen @ evidence.spread[rows]
-    known = seen @ (selected & (evidence.total > SURE))[rows].float()
-    ready = (known / known.max().clamp(min=1e-9) / 0.2).clamp(max=1.0)
-    score = open_ * ready
-    score[list(asked)] = -1
-    best = int(score.argmax())
-    return best if float(score[best]) > 0 else None
-
-
-def _ask(
-    sight: Sight, evidence: Evidence, maker: PromptMaker, clicked: tuple[list, list] | None = None, outline: bool = False
-) -> tuple[Tensor, float, float]:
-    """The mask of a view, bool [H, W], with what the counts render there as the prompt; how far to trust it; and its IoU with that."""
-    mean, sure = rendered(sight.projection, evidence)
-    alpha = sight.picture.alpha
-    assert alpha is not None
-    guess = (mean > 0.5) & (sure > 0.5) & (alpha >= MIN_ACCUMULATION)
-    if not bool(guess.any()):
-        return guess, 0.0, 0.0
-    positive, negative = prompt_pixels(mean, sure, alpha)
-    if clicked is not None:
-        positive, negative = [*clicked[0], *positive], [*clicked[1], *negative]
-    if not positive:
-        return guess, 0.0, 0.0
-    def answer(hint: Tensor | None) -> tuple[Tensor, float]:
-        mask = maker.prompted(sight.picture, positive, negative, **({} if hint is None else {"mask": hint})).pixels.to(alpha.device)
-        return mask, float((sure * (mask & guess)).sum() / (sure * (mask | guess)).sum().clamp(min=1e-9))
-
-    mask, iou = answer(None)
-    if outline and iou < CLEAR:
-        mask, iou = answer(mean)
-    low, high = AGREE
-    return mask, min(max((iou - low) / (high - low), 0.0), 1.0), iou
-
-
 def rendered(projection: rendering.Projection, evidence: Evidence) -> tuple[Tensor, Tensor]:
     """What the counts show in a view: the share [H, W] that is the object's, of Gaussians with evidence, and the share of these."""
     total = evidence.total
@@ -389,7 +635,9 @@ def rendered(projection: rendering.Projection, evidence: Evidence) -> tuple[Tens
     return mean, rendering.expected(maps[..., 1:], alpha)[..., 0]
 
 
-def prompt_pixels(mean: Tensor, sure: Tensor, alpha: Tensor) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+def prompt_pixels(
+    mean: Tensor, sure: Tensor, alpha: Tensor
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Pixels (x, y) inside of what counts render as the object, and around it.
 
     Args:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -142,7 +143,8 @@ def candidates(
     count = len(rows)
     if count <= max(NEIGHBORS, _LEAST) or start.sum() <= 0:
         return [], torch.zeros(len(points), dtype=torch.bool, device=means.device)
-    apart, other = KDTree(points[rows]).query(points[rows], k=NEIGHBORS + 1, workers=-1)
+    looked_up: Any = KDTree(points[rows]).query(points[rows], k=NEIGHBORS + 1, workers=-1)
+    apart, other = looked_up
     tail, head = np.repeat(np.arange(count), NEIGHBORS), other[:, 1:].ravel()
     apart = apart[:, 1:].ravel()
     crease = known.crease[rows]

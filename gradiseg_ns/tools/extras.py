@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-Extra = Literal["masks", "compressed"]
+Extra = Literal["masks", "compressed", "poses"]
 
-PACKAGES: dict[Extra, str] = {"masks": "transformers>=4.45", "compressed": "gsply[spz]>=0.4.6,<0.5"}
+PACKAGES: dict[Extra, str] = {
+    "masks": "transformers>=4.45",
+    "compressed": "gsply[spz]>=0.4.6,<0.5",
+    "poses": "pycolmap>=4.0,<5",
+}
 """Requirements by extra, as in pyproject.toml (a test compares them)."""
 
 

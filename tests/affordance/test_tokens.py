@@ -215,7 +215,9 @@ def test_colours_are_read_from_the_preprocessor(tmp_path: Path, content: Any, co
 
 def test_what_is_wrong_with_a_model_is_said(tiny_model: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    with pytest.raises(TokenModelError, match=r"--model: .*nothing cannot be loaded: no such folder, and no name of the hub"):
+    with pytest.raises(
+        TokenModelError, match=r"--model: .*nothing cannot be loaded: no such folder, and no name of the hub"
+    ):
         TokenModel.load(tmp_path / "nothing", offline=True)
     with pytest.raises(TokenModelError, match=r"weights is a file: expected the folder"):
         (tmp_path / "weights").touch()

@@ -21,6 +21,8 @@ from gradiseg_ns.viewer.client import ViewerClient
 
 from .conftest import Opened
 
+pytestmark = pytest.mark.slow
+
 
 def join(opened: Opened) -> ClientConnection:
     """A connection that has its first messages."""
@@ -47,8 +49,8 @@ def wait(condition: Any, what: str, seconds: float = 30.0) -> None:
 def nobody_is_left(opened: Opened) -> None:
     wait(lambda: not opened.server.get_clients(), "all browsers to be gone")
     wait(lambda: not renderers(), "all renderers to end")
-    assert not opened.viewer.render_statemachines
-    assert not opened.server._websock_server._client_state_from_id
+    wait(lambda: not opened.viewer.render_statemachines, "all renderers to be forgotten")
+    wait(lambda: not opened.server._websock_server._client_state_from_id, "all connections to be forgotten")
 
 
 def renderers() -> list[threading.Thread]:

@@ -23,6 +23,8 @@ from gradiseg_ns.viewer.client import ViewerClient
 
 from .conftest import Opened, close_viewer, open_viewer
 
+pytestmark = pytest.mark.slow
+
 
 def pick(client: ViewerClient, opened: Opened, id: int, button: str = "Pick") -> None:
     client.set("Select", button)

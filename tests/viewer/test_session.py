@@ -21,6 +21,8 @@ from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.pipeline import GradisegPipeline
 from gradiseg_ns.viewer.session import Session, SessionError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def session(pipeline: GradisegPipeline, tmp_path: Path) -> Session:

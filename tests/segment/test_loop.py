@@ -1,0 +1,298 @@
+"""One click, a phrase, or everything, on the tiny scene, with makers of masks that know the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradiseg_ns import rendering
+from gradiseg_ns.masks import Mask, Picture
+from gradiseg_ns.masks.wand import Wand
+from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.segment.evidence import Evidence, inside_outside
+from gradiseg_ns.segment.loop import (
+    Click,
+    SegmentError,
+    Views,
+    find_everything,
+    find_object,
+    find_phrase,
+    prompt_pixels,
+    rendered,
+    resized,
+    see,
+    segment_from_clicks,
+)
+from gradiseg_ns.sources.scene import load_scene
+from gradiseg_ns.votes.accumulate import accumulate
+from gradiseg_ns.votes.labels import majority
+
+from ..scenes import write_scene
+from ..splats import traced_splat
+
+RED = 1
+"""Class of the red ball; 0 is the floor, 2 the blue ball."""
+
+
+class Tiny:
+    """The scene, its splat, and the class of every Gaussian by the votes of exact maps."""
+
+    def __init__(self, folder: Path) -> None:
+        path = write_scene(folder / "tiny", views=12, width=96, height=72)
+        scene = load_scene(path)
+        self.splat: Splat = traced_splat(path, every=6)
+        self.gaussians = self.splat.gaussians()
+        self.cameras = scene.train.cameras
+        lookup = torch.tensor([0, 1, 0, 0, 0, 0, 0, 2])
+        self.maps = [torch.where(m >= 0, lookup[m.long().clamp(min=0)], -1) for m in scene.train.id_maps]
+        self.truth = majority(
+            accumulate(self.gaussians, zip(self.cameras, self.maps, strict=True), 3)
+        ).classes
+        self.looked = 0
+
+    def views(self) -> Views:
+        def look(camera: rendering.Camera) -> Any:
+            self.looked += 1
+            return see(self.splat, camera)
+
+        return Views(look, self.cameras)
+
+    def click(self, view: int = 0, object_class: int = RED) -> Click:
+        ys, xs = (self.maps[view] == object_class).nonzero().float().mean(dim=0).tolist()
+        return Click(view, xs, ys)
+
+
+class Exact:
+    """Knows the mask of every picture of some views."""
+
+    def __init__(self, tiny: Tiny, views: Views, object_class: int = RED) -> None:
+        self.masks = [m == object_class for m in tiny.maps]
+        self.views, self.wrong, self.asked = views, dict[int, Tensor](), list[int]()
+
+    def prompted(
+        self,
+        picture: Picture,
+        positive: Sequence = (),
+        negative: Sequence = (),
+        *,
+        box: Any = None,
+        mask: Any = None,
+    ) -> Mask:
+        view = self.views.view_of(picture)
+        self.asked.append(view)
+        return Mask(self.wrong.get(view, self.masks[view]))
+
+    def phrases(self, picture: Picture, phrases: Sequence[str]) -> list[Mask]:
+        found = self.prompted(picture).pixels
+        return [Mask(found, phrase=phrases[0])] if phrases[0] == "red ball" else []
+
+
+class Everything:
+    """Knows all masks, with ids that are unrelated between views."""
+
+    def __init__(self, tiny: Tiny, views: Views) -> None:
+        self.maps, self.views = tiny.maps, views
+
+    def everything(self, picture: Picture) -> list[Mask]:
+        view = self.views.view_of(picture)
+        order = [(k + view) % 3 for k in range(3)]
+        whole = [Mask(self.maps[view] == k) for k in order]
+        part = whole[0].pixels.clone()
+        part[::2] = False
+        return [*whole, Mask(part, level=1)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("segment"))
+
+
+def iou(tiny: Tiny, selected: Tensor, object_class: int = RED) -> float:
+    """Mean IoU of what is rendered of some Gaussians with the maps."""
+    scores = []
+    for camera, truth in zip(tiny.cameras, tiny.maps, strict=True):
+        maps, alpha = rendering.render(tiny.gaussians, camera, selected.float()[:, None])
+        found, own = rendering.expected(maps, alpha)[..., 0] > 0.5, truth == object_class
+        scores.append(float((found & own).sum() / (found | own).sum()))
+    return sum(scores) / len(scores)
+
+
+def test_one_click_finds_the_object_and_ends_early(tiny: Tiny) -> None:
+    views = tiny.views()
+    found = find_object(tiny.gaussians, views, Exact(tiny, views), [tiny.click()])
+    assert iou(tiny, found.selected) > 0.9
+    assert found.settled and len(found.views) < len(views), "nothing changed any more"
+    assert len(set(found.views)) == len(found.views)
+    floor = tiny.truth == 0
+    assert not bool((found.selected & floor & (found.confidence > 0.9)).any())
+    assert float(found.confidence[found.selected].mean()) > 0.8
+
+
+def test_sights_of_large_splats_are_let_go(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradiseg_ns.segment.loop.KEPT", 3 * (64 * len(tiny.splat) + 32 * 96 * 72))
+    views, before = tiny.views(), tiny.looked
+    for view in (0, 1, 2, 2, 0, 3, 0, 1):
+        views.sight(view)
+    assert tiny.looked - before == 5, "0, 1, 2, 3, and 1 again"
+
+
+def test_clicks_are_in_pixels_of_the_camera(tiny: Tiny) -> None:
+    """Pictures are smaller than the cameras, and clicks are not."""
+    views = Views(lambda camera: see(tiny.splat, camera), tiny.cameras, height=36)
+    small = [m[::2, ::2] for m in tiny.maps]
+    maker = Exact(tiny, views)
+    maker.masks = [m == RED for m in small]
+    assert iou(tiny, find_object(tiny.gaussians, views, maker, [tiny.click()]).selected) > 0.85
+
+
+def test_a_mask_that_contradicts_the_others_does_not_count(tiny: Tiny) -> None:
+    views = tiny.views()
+    maker = Exact(tiny, views)
+    first = find_object(tiny.gaussians, views, maker, [tiny.click()])
+    bad = first.views[3]
+    maker.wrong[bad] = ~maker.masks[bad]
+    found = find_object(tiny.gaussians, views, maker, [tiny.click()])
+    assert bad in found.skipped and bad not in found.views
+    assert iou(tiny, found.selected) > 0.9
+
+
+def test_a_click_whose_mask_is_a_spot_still_finds_the_object(tiny: Tiny) -> None:
+    """Of a printed thing a click's own mask is a letter. Its shape says more."""
+    views = tiny.views()
+    maker = Exact(tiny, views)
+    click = tiny.click()
+    prompted = maker.prompted
+
+    def spot(picture: Picture, positive: Sequence = (), negative: Sequence = (), **hints: Any) -> Mask:
+        if len(positive) == 1 and not negative:
+            mask = torch.zeros_like(maker.masks[0])
+            x, y = positive[0]
+            mask[y : y + 2, x : x + 2] = True
+            return Mask(mask)
+        return prompted(picture, positive, negative, **hints)
+
+    maker.prompted = spot  # type: ignore[method-assign]
+    found = find_object(tiny.gaussians, views, maker, [click])
+    assert iou(tiny, found.selected) > 0.9
+
+
+def test_few_views_when_few_are_allowed(tiny: Tiny) -> None:
+    views = tiny.views()
+    steps: list[tuple[int, int]] = []
+    found = find_object(
+        tiny.gaussians, views, Exact(tiny, views), [tiny.click()], most_views=4,
+        progress=lambda done, total: steps.append((done, total)),
+    )  # fmt: skip
+    assert len(found.views) + len(found.skipped) <= 4 and not found.settled
+    assert steps[-1] == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "clicks, said",
+    [
+        ([Click(99, 3, 3)], "there is no view 99: expected 0 to"),
+        ([Click(-1, 3, 3)], "there is no view -1"),
+        ([Click(0, 96, 3)], "outside of view 0, which has 96 x 72 pixels"),
+        ([Click(0, -0.5, 3)], "outside of view 0"),
+        ([], "there is no click"),
+        ([Click(0, 40, 40, outside=True)], "expected one on it, too"),
+    ],
+)
+def test_wrong_clicks_are_told(tiny: Tiny, clicks: list[Click], said: str) -> None:
+    views = tiny.views()
+    with pytest.raises(SegmentError, match=said):
+        find_object(tiny.gaussians, views, Exact(tiny, views), clicks)
+
+
+def test_a_click_on_the_sky_is_told(tiny: Tiny) -> None:
+    ball = tiny.splat.select(tiny.truth == RED)
+    views = Views(lambda camera: see(ball, camera), tiny.cameras)
+    with pytest.raises(SegmentError, match="nothing is there: the click in view 0"):
+        find_object(ball.gaussians(), views, Exact(tiny, views), [Click(0, 1, 1)])
+
+
+def test_a_phrase_is_counted_over_views(tiny: Tiny) -> None:
+    views = tiny.views()
+    maker = Exact(tiny, views)
+    maker.wrong = {0: ~maker.masks[0], 3: torch.zeros_like(maker.masks[3])}
+    found = find_phrase(tiny.gaussians, views, maker, "red ball", prompts=None, most_views=10)
+    assert iou(tiny, found.selected) > 0.9
+    assert 0 not in found.views
+    with pytest.raises(SegmentError, match="nothing is like the phrase 'green cube'"):
+        find_phrase(tiny.gaussians, views, maker, "green cube")
+
+
+def test_everything_has_one_label_an_object(tiny: Tiny) -> None:
+    views = tiny.views()
+    labels = find_everything(tiny.gaussians, views, Everything(tiny, views), most_views=8)
+    for own in (1, 2):
+        members = labels.classes[(tiny.truth == own) & labels.seen]
+        values, counts = members.unique(return_counts=True)
+        best = int(values[counts.argmax()])
+        assert iou(tiny, labels.classes == best, own) > 0.85
+
+
+def test_no_masks_at_all_is_told(tiny: Tiny) -> None:
+    class Nothing:
+        def everything(self, picture: Picture) -> list[Mask]:
+            return []
+
+    with pytest.raises(SegmentError, match="of 4 views"):
+        find_everything(tiny.gaussians, tiny.views(), Nothing(), most_views=4)
+
+
+def test_the_viewers_call(tiny: Tiny) -> None:
+    clicks = [tiny.click(0), tiny.click(1)]
+    selected, confidence = segment_from_clicks(tiny.splat, tiny.cameras, Wand(), clicks, most_views=6)
+    assert selected.dtype == torch.bool and len(confidence) == len(tiny.splat)
+    assert iou(tiny, selected) > 0.85, "the wand alone"
+    both = segment_from_clicks(
+        (tiny.gaussians, lambda camera: see(tiny.splat, camera)), tiny.cameras, Wand(), clicks, most_views=6
+    )  # fmt: skip
+    assert torch.equal(both[0], selected)
+
+
+# ------------------------------------------------------------------------------------------------------- evidence
+
+
+def test_evidence_saturates(tiny: Tiny) -> None:
+    evidence = Evidence(2)
+    evidence.add(torch.tensor([[1000.0, 0.0], [1.0, 0.0]]))
+    assert float(evidence.inside[0]) == pytest.approx(1, abs=1e-2) and float(evidence.inside[1]) == 0.5
+    for _ in range(2):
+        evidence.add(torch.tensor([[0.0, 1000.0], [0.0, 0.0]]))
+    assert evidence.selected.tolist() == [False, True], "two views against one, however near that was"
+    assert 0 < float(evidence.confidence[0]) < float(evidence.confidence[1]) < 1
+    assert float(Evidence(1).mean) == 0.5 and float(Evidence(1).confidence) == 0.0
+
+
+def test_evidence_is_rendered_where_it_is(tiny: Tiny) -> None:
+    views = tiny.views()
+    sight = views.sight(0)
+    evidence = Evidence(len(tiny.splat))
+    mask = tiny.maps[0] == RED
+    evidence.add(inside_outside(sight.projection, mask))
+    mean, sure = rendered(sight.projection, evidence)
+    assert float(((mean > 0.5) == mask).float().mean()) > 0.97
+    assert sight.picture.alpha is not None
+    positive, negative = prompt_pixels(mean, sure, sight.picture.alpha)
+    assert positive and negative
+    assert all(bool(mask[y, x]) for x, y in positive) and not any(bool(mask[y, x]) for x, y in negative)
+
+
+def test_smaller_cameras_see_the_same() -> None:
+    camera = rendering.Camera(
+        torch.eye(4), torch.tensor([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]]), 100, 80
+    )  # fmt: skip
+    small = resized(camera, 40)
+    assert (small.width, small.height) == (50, 40) and small.K.tolist() == [
+        [50, 0, 25],
+        [0, 50, 20],
+        [0, 0, 1],
+    ]
+    assert resized(camera, 200) is camera
