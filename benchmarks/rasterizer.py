@@ -108,7 +108,7 @@ def measure(count: int, size: int, scene: Path | None, repeats: int, with_torch:
 
     gaussians, camera, features = make_scene(count, size, scene)
     leaves = [t.clone().requires_grad_() for t in (*gaussians.tensors, features)]
-    live, live_features = Gaussians(*leaves[:4]), leaves[4]
+    live, live_features = Gaussians(leaves[0], leaves[1], leaves[2], leaves[3]), leaves[4]
     cotangent = torch.randn(size, size, CHANNELS, generator=torch.Generator().manual_seed(0))
     moving_part, resting_part = cotangent[..., :MOVING].contiguous(), cotangent[..., MOVING:].contiguous()
     cover = cotangent[..., :1].contiguous()

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from gradiseg_ns.cli.masks import Masks as Masks
     from gradiseg_ns.cli.new import New as New
     from gradiseg_ns.cli.prune import Prune as Prune
+    from gradiseg_ns.cli.segment import Segment as Segment
 
 _HOMES = {
     "Affordance": "affordance", "Associate": "associate", "Edit": "edit", "Export": "export", "Import": "import_splat",
-    "Lift": "lift", "Masks": "masks", "New": "new", "Prune": "prune", "VERBS": "main", "entrypoint": "main",
+    "Lift": "lift", "Masks": "masks", "New": "new", "Prune": "prune", "Segment": "segment", "VERBS": "main", "entrypoint": "main",
 }  # fmt: skip
 
 

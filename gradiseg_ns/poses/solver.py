@@ -114,8 +114,7 @@ def describe(model: Any) -> dict[str, Any]:
     images = []
     for number in model.reg_image_ids():
         image = model.images[number]
-        pose = image.cam_from_world
-        matrix = (pose() if callable(pose) else pose).matrix()
+        matrix = image.cam_from_world().matrix()
         images.append(
             {
                 "name": image.name, "camera": str(image.camera_id),

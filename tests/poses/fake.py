@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 _SCRIPT = """#!{python}
 import json, os, sys, time
@@ -35,8 +36,8 @@ def answer_of(scene: Path, *, without: tuple[str, ...] = (), points: int = 600) 
     flip = np.diag([1.0, -1.0, -1.0])
     images = []
     for frame in meta["frames"]:
-        pose = np.array(frame["transform_matrix"])
-        rotation = (pose[:3, :3] @ flip).T
+        pose = np.array(frame["transform_matrix"], np.float64)
+        rotation: NDArray[np.float64] = (pose[:3, :3] @ flip).T
         images.append(
             {
                 "name": Path(frame["file_path"]).name, "camera": "1",
