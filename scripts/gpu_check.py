@@ -38,6 +38,8 @@ SHARES = {
 }  # fmt: skip
 """The most of the time that is left that a stage may take."""
 SAME = 0.01
+SMALL_STEPS = 40
+"""Of the trainings of a rehearsal."""
 
 
 # ------------------------------------------------------------------------------------------------------------- stages
@@ -359,7 +361,8 @@ def train(options: argparse.Namespace) -> None:
     if options.data is None:
         result(skipped="no --data")
         return
-    config = runs.make_config("gradiseg", options.data, options.output / "train", device="cuda")
+    steps = SMALL_STEPS if options.small else None
+    config = runs.make_config("gradiseg", options.data, options.output / "train", steps=steps, device="cuda")
     config.steps_per_save = 2000
     start = time.perf_counter()
 
@@ -469,6 +472,18 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def rehearse(options: argparse.Namespace) -> None:
+    """Options of a rehearsal: a scene of 64x48 pixels for all stages, and few steps."""
+    options.steps = min(options.steps, SMALL_STEPS)
+    if options.scene == DEMO:
+        options.scene = options.output / "scene"
+        if not options.scene.exists():
+            from tests.scenes import write_scene
+
+            write_scene(options.scene, views=12)
+    options.data = options.data or options.scene
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -479,7 +494,9 @@ def main() -> int:
     parser.add_argument("--scene", type=Path, default=DEMO, help="the scene of `demo`, `steps` and `verbs`")
     parser.add_argument("--steps", type=int, default=1200, help="of the demo's training")
     parser.add_argument(
-        "--small", action="store_true", help="tiny sizes: a rehearsal, whose times say nothing"
+        "--small",
+        action="store_true",
+        help="tiny sizes, 40 steps, a scene that is made for it: a rehearsal, whose figures say nothing",
     )
     parser.add_argument("--stages", nargs="*", choices=list(STAGES), default=list(STAGES))
     parser.add_argument("--stage", choices=list(STAGES), default=None, help=argparse.SUPPRESS)
@@ -487,8 +504,10 @@ def main() -> int:
     options.output = options.output.resolve()
     options.data = options.data.resolve() if options.data else None
     options.output.mkdir(parents=True, exist_ok=True)
+    sys.path.insert(0, str(ROOT))
+    if options.small:
+        rehearse(options)
     if options.stage:
-        sys.path.insert(0, str(ROOT))
         STAGES[options.stage](options)
         return 0
     start = time.perf_counter()

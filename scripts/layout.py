@@ -106,7 +106,9 @@ def page(text: str) -> str:
         ValueError: the page has no place for it.
     """
     if BEGIN not in text or END not in text:
-        raise ValueError(f"{PAGE} lacks the lines {BEGIN!r} and {END!r}, between which the table of rooms stands.")
+        raise ValueError(
+            f"{PAGE} lacks the lines {BEGIN!r} and {END!r}, between which the table of rooms stands."
+        )
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
 

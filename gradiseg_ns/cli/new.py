@@ -537,7 +537,8 @@ class Work:
         memory = 2.0 + count * size * 4 * 4e-3
         if method == "gradiseg":
             return f"{left} steps of gradiseg on a GPU, {count} photos: not measured here."
-        seconds = 40 + left * (0.15 + size) * 2 / max(1, min(4, os.cpu_count() or 1))
+        # measured on two cores with maps of regions; associating and voting take the first part
+        seconds = (60 + 2 * count + left * (0.25 + 3.5 * size)) * 2 / max(1, min(8, os.cpu_count() or 1))
         return f"{left} steps of gradiseg-lite on the CPU, {count} photos: {_minutes(seconds)}, about {memory:.0f} GB. Ctrl-C ends it with a checkpoint."
 
     def _begun_run(self) -> dict[str, Any] | None:
