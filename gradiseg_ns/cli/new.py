@@ -582,8 +582,8 @@ class Work:
                 options["pipeline.model.associate"] = "off"
         config = runs.make_config(
             method,
-            self.scene_folder,
-            self.folder / "runs",
+            self.scene_folder.absolute(),
+            (self.folder / "runs").absolute(),
             steps=left,
             device=self.flags.device,
             options=options,
@@ -635,7 +635,21 @@ class Work:
 
         run = self._inside(self.state.result("train")["run"])
         _link(self.folder / "run", run)
-        pipeline: Any = eval_setup(run / "config.yml", test_mode="test")[1]
+
+        def here(config: Any) -> Any:
+            """The output may have been moved as a whole since it was trained."""
+            config.output_dir = (self.folder / "runs").absolute()
+            manager = config.pipeline.datamanager
+            config.data = manager.data = manager.dataparser.data = self.scene_folder.absolute()
+            maps = Path(manager.masks_dir)
+            if not maps.is_dir():
+                known = self.folder.glob("runs/*/*/*/associated_mask")
+                found = [path for path in known if path.parts[-2:] == maps.parts[-2:]]
+                made = self._inside(self.state.result("masks")["folder"])
+                manager.masks_dir = str((found[0] if found else made).absolute())
+            return config
+
+        pipeline: Any = eval_setup(run / "config.yml", test_mode="test", update_config_callback=here)[1]
         metrics: dict[str, Any] = {}
         if len(pipeline.datamanager.eval_dataset):
             metrics = pipeline.get_average_eval_image_metrics(get_std=True)
