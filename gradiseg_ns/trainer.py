@@ -357,6 +357,9 @@ def resume_line(
     known = script in ("ns-train", "train.py") and arguments[1:2] == [config.method_name]
     if not known or any(a.startswith(("--load-config", "--load_config")) for a in arguments):
         given = ["--data", str(manager.data), "--output-dir", str(config.output_dir)]
+        masks = getattr(manager, "masks_dir", None)
+        if masks is not None and masks != type(manager).masks_dir:  # type: ignore[attr-defined]
+            given += ["--pipeline.datamanager.masks-dir", str(masks)]
         return shlex.join(["ns-train", str(config.method_name), *given, *ours])
     if (
         getattr(model, "associate", "off") == "off"

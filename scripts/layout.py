@@ -21,8 +21,8 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- rooms: begin (scripts/layout.py --write) -->", "<!-- rooms: end -->"
 
 ROOMS = (
-    "tools", "rendering", "losses", "data", "grouping", "masks", "scene", "votes", "affordance", "boundary", "evaluation",
-    "formats", "editing", "drawing", "segment", "ns_callers", "doctor", "poses", "sources", "model", "viewer", "pipeline", "trainer",
+    "tools", "rendering", "losses", "data", "grouping", "poses", "masks", "scene", "votes", "affordance", "boundary", "evaluation",
+    "formats", "editing", "drawing", "segment", "ns_callers", "doctor", "sources", "model", "viewer", "pipeline", "trainer",
     "config", "runs", "demo", "cli",
 )  # fmt: skip
 """Folders, and files of the package's root, from the ground up."""

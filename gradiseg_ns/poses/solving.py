@@ -185,15 +185,15 @@ def solve(
             "images": str(photos.absolute()), "groups": groups_of(sizes), "pairs": pairs_of(names, matching),
             "camera_model": camera_model, "threads": threads or os.cpu_count() or 1, "work": str(work), "output": str(work / "model"),
         }  # fmt: skip
-        _run(job, work, report or (lambda stage, done, total: None))
+        models = _run(job, work, report or (lambda stage, done, total: None))
         solved = _read(names, read_json(work / "model.json"))
-        _check(photos, solved, least, matching)
+        _check(photos, solved, least, matching, models)
         if model_folder is not None:
             shutil.copytree(work / "model", model_folder)
     return solved
 
 
-def _check(photos: Path, solved: Solved, least: float, matching: Matching) -> None:
+def _check(photos: Path, solved: Solved, least: float, matching: Matching, models: Sequence[int]) -> None:
     """Whether enough photos have a pose.
 
     Raises:
@@ -208,6 +208,9 @@ def _check(photos: Path, solved: Solved, least: float, matching: Matching) -> No
     )
     if way_of(total, matching) == "sequential":
         advice += " If the names are not in the order of the places: --matching exhaustive."
+    if len(models) > 1:
+        groups = ", ".join(str(count) for count in models)
+        advice = f"There are {len(models)} groups of photos that nothing joins, of {groups}; the largest counts. {advice}"
     if not found:
         raise PosesError(f"No photos of {photos} fit together: none of {total} got a pose. {advice}")
     few = solved.names if found <= len(solved.missing) else solved.missing

@@ -59,9 +59,7 @@ def labels_of_run(run: Run) -> Tensor:
             "more of the surroundings than the votes of views would leave."
         )
         return objects.ids_of(classify(identity)).to(torch.int32)
-    labels = rendered_labels(
-        run.splat.gaussians(), identity, classify, len(objects), cameras
-    )
+    labels = rendered_labels(run.splat.gaussians(), identity, classify, len(objects), cameras)
     return objects.ids_of(labels).to(torch.int32)
 
 

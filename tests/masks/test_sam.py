@@ -211,7 +211,10 @@ def test_a_batch_that_does_not_fit_is_halved(folder: Path, monkeypatch: pytest.M
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    with pytest.raises(sam.PromptModelError, match=r"model .*nothing cannot be loaded: no such folder, and no name of the hub"):
+    with pytest.raises(
+        sam.PromptModelError,
+        match=r"model .*nothing cannot be loaded: no such folder, and no name of the hub",
+    ):
         sam.PromptModel.load(tmp_path / "nothing", offline=True)
     with pytest.raises(
         sam.PromptModelError, match=r"example/sam cannot be loaded[\s\S]*hf download example/sam"

@@ -25,7 +25,7 @@ answer["images"] = [image for image in answer["images"] if image["name"] in name
 Path(job["output"]).mkdir()
 Path(job["output"], "cameras.bin").write_bytes(b"lens")
 Path(job["work"], "model.json").write_text(json.dumps(answer))
-print(json.dumps({{"models": [len(answer["images"])]}}))
+print(json.dumps({{"models": answer.get("models", [len(answer["images"])])}}))
 print(json.dumps({{"result": "model.json"}}))
 """
 

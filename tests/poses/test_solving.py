@@ -121,6 +121,10 @@ def test_too_few_photos_fit(scene: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(PosesError, match=r"Only 4 of 6 .*wanted: 5.*Without one: view_00.png, view_01.png\."):
         solve(scene / "images", sizes_of(scene), least=0.8)
     assert len(solve(scene / "images", sizes_of(scene), least=0.5).names) == 4
+    apart = {**answer_of(scene, without=tuple(names[:3])), "models": [3, 2]}
+    use(monkeypatch, fake_python(tmp_path / "d", apart))
+    with pytest.raises(PosesError, match=r"Only 3 of 6 .*2 groups of photos that nothing joins, of 3, 2"):
+        solve(scene / "images", sizes_of(scene), least=0.8)
     use(monkeypatch, fake_python(tmp_path / "b", answer_of(scene, without=tuple(names[:4]))))
     with pytest.raises(PosesError, match=r"Only 2 of 6 .*wanted: 3.*Those with a pose: view_04.png"):
         solve(scene / "images", sizes_of(scene))
