@@ -344,7 +344,7 @@ def test_the_line_that_goes_on_keeps_the_options(scene: Path, tmp_path: Path) ->
     assert line("train.py", "gradiseg-lite", *asked) == [*start, *masks]
     data = ["--data", str(scene), "--output-dir", str(tmp_path)]
     for other in (["pytest", "-q"], ["ns-train", "gradiseg-lite", "--load-config", "config.yml"]):
-        assert line(*other) == ["ns-train", "gradiseg-lite", *data, *ours]
+        assert line(*other) == ["ns-train", "gradiseg-lite", *data, *masks, *ours]
 
 
 # ------------------------------------------------------------------------------------------------------- two at once
