@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.votes.accumulate import VoteAccumulator, Votes, view_sums
+from gradiseg_ns.votes.accumulate import MIN_WEIGHT, VoteAccumulator, Votes, view_sums
 
 TAU = 0.6
 """The paper's threshold: for two objects, the share of the smaller one is above 0.18."""
-MIN_WEIGHT = 0.01
-"""A view sees a Gaussian, and has a say about it, if its blending weights sum to more than this, in pixels."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gradiseg_ns.editing.arrangement import Arrangement, Folds, rows_before
 from gradiseg_ns.editing.edit_list import EditList
 from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.grouping.codes import spread_codes
-from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.scene.objects import MIN_ACCUMULATION, ObjectTable
 
 GLOW = (1.0, 0.85, 0.1)
 """What selected pixels are tinted with; their outline is of this colour, in a black one."""
@@ -135,7 +135,7 @@ class Shown:
         if not self.selection:
             return None
         if self.selected is not None and features is not None:
-            return (features[..., -1] > 0.5 * alpha) & (alpha > 0.1)
+            return (features[..., -1] > 0.5 * alpha) & (alpha > MIN_ACCUMULATION)
         ids = torch.tensor(self.selection.ids, device=object_ids.device, dtype=object_ids.dtype)
         return torch.isin(object_ids, ids)
 

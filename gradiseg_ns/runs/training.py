@@ -25,6 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from gradiseg_ns.tools.terminal import default_device
 from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig
 
 NEVER = 1 << 40
@@ -66,7 +67,7 @@ def make_config(
     config.pipeline.datamanager.data = Path(data)
     config.output_dir = output_dir
     config.machine.seed = seed
-    config.machine.device_type = device or ("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore
+    config.machine.device_type = default_device(device)  # type: ignore
     config.vis = "tensorboard"
     config.viewer.quit_on_train_completion = True
     config.logging.local_writer.enable = False

@@ -36,7 +36,7 @@ from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.formats.export import Format, export_bytes
 from gradiseg_ns.masks.wand import grow_region
 from gradiseg_ns.scene import selection as selecting
-from gradiseg_ns.scene.objects import ObjectTable, copy_name
+from gradiseg_ns.scene.objects import MIN_ACCUMULATION, ObjectTable, copy_name
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.accumulate import Votes, accumulate
 
@@ -425,7 +425,7 @@ class Session:
             [(_pixel(x, size[0]), _pixel(y, size[1])) for x, y in clicks]
             for clicks in (view.inside, view.outside)
         )
-        if all(float(seen.alpha[y, x]) < 0.1 for x, y in inside):
+        if all(float(seen.alpha[y, x]) < MIN_ACCUMULATION for x, y in inside):
             raise SessionError("nothing is there.")
         if self.prompt_model is not None:
             mask = self.prompt_model.mask(seen.rgb, inside, outside)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
+from gradiseg_ns.scene.selection import MIN_WEIGHT
 
 CHUNK = 32
 """Objects of one transposed blend."""
@@ -24,9 +25,6 @@ DENSE_ENTRIES = 1 << 26
 """Up to this number of entries (256 MB) votes are summed in a dense matrix, which is faster."""
 _PENDING = 1 << 24
 """Number of entries that are collected before they are sorted into the sparse matrix."""
-
-MIN_WEIGHT = 0.01
-"""Gaussians with at most this blending weight, in pixels, count as invisible."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
+from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import majority
 
@@ -49,7 +50,7 @@ def rendered_labels(
         for camera in cameras:
             maps, alpha = rendering.render(gaussians, camera, identity)
             classes = classify(maps)
-            yield camera, torch.where(alpha[..., 0] > 0.1, classes, -1)
+            yield camera, torch.where(alpha[..., 0] > MIN_ACCUMULATION, classes, -1)
 
     votes = accumulate(gaussians, views(), count)
     own = classify(identity)
