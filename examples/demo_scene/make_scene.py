@@ -7,6 +7,7 @@ textures, photos by its path tracer Cycles on the CPU. Nothing is downloaded and
     python make_scene.py --out demo_scene   # about eight minutes on two cores
     python make_scene.py --out /tmp/look --views 3 --samples 8   # a quick look
     python make_scene.py --out demo_scene --parts     # the part maps alone, of the scene that is there
+    python make_scene.py --out demo_scene --sides     # the masks of single objects from every side alone
 
 What it writes is what nerfstudio's `nerfstudio-data` parser reads, plus the id maps that `gradiseg` reads:
 
@@ -15,6 +16,8 @@ What it writes is what nerfstudio's `nerfstudio-data` parser reads, plus the id 
     object_names.json            {"1": "mug", ...}
     part_mask/frame_00001.png    palette PNG: what the part is good for (1 grasp, 4 contain, ...), 0 nothing named
     part_names.json              {"0": "background", "1": "grasp", ...}
+    every_side/mug_00.png        1-bit masks of three objects, each alone in its place, from 24 directions all around
+    every_side/cameras.json      their cameras, as in transforms.json, with `object_id`
     sparse_pc.ply                points as structure from motion would leave them: noisy, with a few outliers
     transforms.json              pinhole intrinsics in pixels, OpenGL camera-to-world poses
 
@@ -46,6 +49,8 @@ FIELD_OF_VIEW = math.radians(50.0)  # horizontal
 TABLE_RADIUS = 1.85
 FLOOR = -1.9
 WALL = 6.0  # the room is a square of twice this side
+SIDES = ("mug", "ring", "red block")  # cut out by the benchmarks, from every side
+DIRECTIONS, SIDE_SIZE = 24, 256
 GAP = 0.002  # between surfaces that touch: thinner than any pixel, and neither pokes through the other
 
 Vector3 = tuple[float, float, float]
@@ -781,9 +786,9 @@ def render_photo(pose: Matrix, camera_object: bpy.types.Object, path: Path, qual
 
 
 class Surfaces:
-    """All triangles of the scene in one tree, each with its ids: exact answers to what a ray meets."""
+    """All triangles of the scene (or of one object) in one tree, each with its ids: exact answers to what a ray meets."""
 
-    def __init__(self) -> None:
+    def __init__(self, only: int | None = None) -> None:
         depsgraph = bpy.context.evaluated_depsgraph_get()
         vertices: list[np.ndarray] = []
         faces: list[np.ndarray] = []
@@ -791,7 +796,7 @@ class Surfaces:
         parts: list[np.ndarray] = []
         total = 0
         for thing in bpy.context.scene.objects:
-            if thing.type not in ("MESH", "CURVE"):
+            if thing.type not in ("MESH", "CURVE") or only not in (None, thing.pass_index):
                 continue
             evaluated = thing.evaluated_get(depsgraph)
             data = evaluated.to_mesh()
@@ -814,8 +819,9 @@ class Surfaces:
             evaluated.to_mesh_clear()
         self.ids = np.concatenate(ids)
         self.parts = np.concatenate(parts)
+        self.vertices = np.concatenate(vertices)
         self.tree = BVHTree.FromPolygons(
-            np.concatenate(vertices).tolist(), np.concatenate(faces).tolist(), all_triangles=True
+            self.vertices.tolist(), np.concatenate(faces).tolist(), all_triangles=True
         )
 
     def cast(self, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -871,6 +877,39 @@ def make_part_maps(folder: Path) -> None:
         write_parts(folder / "part_mask" / name, parts)
         print(f"part_mask/{name}", flush=True)
     write_part_names(folder)
+
+
+def make_sides(folder: Path, names: dict[int, str]) -> None:
+    """Writes masks of the objects in SIDES, each alone in its place, seen from all around, also from below.
+
+    The directions are those of a Fibonacci lattice on the sphere. The object's bounding sphere fills most of the picture.
+    """
+    (folder / "every_side").mkdir(exist_ok=True)
+    camera = Pinhole(SIDE_SIZE, SIDE_SIZE)
+    height = 1 - (2 * np.arange(DIRECTIONS) + 1) / DIRECTIONS
+    azimuth = math.pi * (3 - math.sqrt(5)) * np.arange(DIRECTIONS)
+    level = np.sqrt(1 - height**2)
+    directions = np.stack((level * np.cos(azimuth), level * np.sin(azimuth), height), axis=-1)
+    frames = []
+    for object_id, name in names.items():
+        if name not in SIDES:
+            continue
+        alone = Surfaces(object_id)
+        middle = (alone.vertices.min(axis=0) + alone.vertices.max(axis=0)) / 2
+        radius = float(np.linalg.norm(alone.vertices - middle, axis=-1).max())
+        distance = 1.15 * radius / math.sin(FIELD_OF_VIEW / 2)
+        for i, direction in enumerate(directions):
+            pose = np.asarray(look_at(middle + distance * direction, middle), dtype=np.float64)
+            ids, _, _ = alone.cast(pose[:3, 3], camera.rays(pose))
+            path = folder / "every_side" / f"{name.replace(' ', '_')}_{i:02d}.png"
+            Image.fromarray(ids > 0).save(path, optimize=True)
+            frames.append(
+                {"file_path": path.name, "object_id": object_id, "transform_matrix": pose.round(7).tolist()}
+            )
+        print(f"every_side/{name}: {DIRECTIONS} masks", flush=True)
+    contents = {**transforms(camera, [], []), "frames": frames}
+    del contents["ply_file_path"]
+    (folder / "every_side" / "cameras.json").write_text(json.dumps(contents, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -971,6 +1010,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of the renderer; 0 is all")
     parser.add_argument("--overwrite", action="store_true", help="replace a scene that is already in --out")
     parser.add_argument("--parts", action="store_true", help="write only the part maps of the scene in --out")
+    parser.add_argument(
+        "--sides", action="store_true", help="write only the masks of single objects from every side"
+    )
     return parser.parse_args()
 
 
@@ -980,6 +1022,9 @@ def main() -> None:
         if not (args.out / "transforms.json").exists():
             sys.exit(f"--out {args.out} holds no scene (transforms.json): make one first, without --parts")
         make_part_maps(args.out)
+        return
+    if args.sides:
+        make_sides(args.out, build_scene(np.random.default_rng(SEED)))
         return
     if (args.out / "transforms.json").exists() and not args.overwrite:
         sys.exit(
@@ -1020,6 +1065,7 @@ def main() -> None:
     named = {str(object_id): name for object_id, name in names.items()}
     (args.out / "object_names.json").write_text(json.dumps(named, indent=2) + "\n")
     write_part_names(args.out)
+    make_sides(args.out, names)
     # Last, so that a folder with this file holds a whole scene.
     contents = transforms(camera, stems, [view.pose for view in views])
     (args.out / "transforms.json").write_text(json.dumps(contents, indent=1) + "\n")
