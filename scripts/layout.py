@@ -22,7 +22,7 @@ BEGIN, END = "<!-- rooms: begin (scripts/layout.py --write) -->", "<!-- rooms: e
 
 ROOMS = (
     "tools", "rendering", "losses", "data", "grouping", "poses", "masks", "scene", "votes", "affordance", "boundary", "evaluation",
-    "formats", "editing", "drawing", "segment", "ns_callers", "doctor", "sources", "model", "viewer", "pipeline", "trainer",
+    "formats", "editing", "drawing", "segment", "words", "ns_callers", "doctor", "sources", "model", "viewer", "pipeline", "trainer",
     "config", "runs", "demo", "cli",
 )  # fmt: skip
 """Folders, and files of the package's root, from the ground up."""

@@ -16,7 +16,21 @@ from typing import Any
 import pytest
 
 from gradiseg_ns import doctor
-from gradiseg_ns.doctor import Card, EnvironmentProblem, Finding, Machine, check_training, examine, verdict
+from gradiseg_ns.doctor import (
+    Card,
+    EnvironmentProblem,
+    Finding,
+    Machine,
+    base_checks,
+    built_kernels,
+    check_training,
+    examine,
+    examining,
+    folders,
+    probes,
+    verdict,
+    versions,
+)
 
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80"}
 SCREENS = 2 * 24
@@ -184,7 +198,7 @@ def test_a_planted_cause_is_named_with_its_way_out(name: str) -> None:
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_check_before_a_training_says_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     machine, found, way_out = planted(name)
-    monkeypatch.setattr(Machine, "look", lambda thorough=True: machine)
+    monkeypatch.setattr(examining, "look", lambda thorough=True: machine)
     with pytest.raises(EnvironmentProblem) as raised:
         check_training("cuda")
     message = str(raised.value)
@@ -202,21 +216,21 @@ def test_all_causes_are_raised_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = dataclasses.replace(
         CUDA, **NEW, nvcc_version="11.8", compiler=None, ninja=None, architectures="7.0"
     )
-    monkeypatch.setattr(Machine, "look", lambda thorough=True: machine)
+    monkeypatch.setattr(examining, "look", lambda thorough=True: machine)
     with pytest.raises(EnvironmentProblem) as raised:
         check_training("cuda")
     assert str(raised.value).count("What to do:") == 4
 
 
 def test_a_cpu_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Machine, "look", lambda thorough=True: pytest.fail("looked"))
+    monkeypatch.setattr(examining, "look", lambda thorough=True: pytest.fail("looked"))
     for device in ("cpu", "mps"):
         check_training(device)
 
 
 def test_no_card_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """nerfstudio's default is cuda; without a card the trainer goes on with the CPU."""
-    monkeypatch.setattr(Machine, "look", lambda thorough=True: CPU)
+    monkeypatch.setattr(examining, "look", lambda thorough=True: CPU)
     check_training("cuda")
     assert (
         problems(CPU) == []
@@ -278,12 +292,12 @@ def test_a_check_that_fails_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> dict[str, Any]:
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(doctor, "PROBES", dict.fromkeys(doctor.PROBES, broken))
-    machine = Machine.look()
-    assert set(machine.failures) == set(doctor.PROBES)
+    monkeypatch.setattr(probes, "PROBES", dict.fromkeys(probes.PROBES, broken))
+    machine = doctor.look()
+    assert set(machine.failures) == set(probes.PROBES)
     findings = examine(machine)
     assert {f.state for f in findings} == {"note"} and "ValueError: no such thing" in findings[0].found
-    monkeypatch.setattr(doctor, "_fits", broken)
+    monkeypatch.setattr(base_checks, "fits", broken)
     assert state_of(CUDA, "gsplat") == Finding(
         "gsplat", "note", "could not be judged: ValueError: no such thing"
     )
@@ -296,7 +310,7 @@ def test_architectures_as_torch_reads_them() -> None:
     }  # fmt: skip
     for listed, expected in runs.items():
         machine = dataclasses.replace(CUDA, architectures=listed)
-        assert doctor._runs_on(machine.targets, (8, 9)) is expected, listed
+        assert versions.runs_on(machine.targets, (8, 9)) is expected, listed
     assert CUDA.targets == frozenset({"sm_89", "compute_89"})
     two = dataclasses.replace(CUDA, cards=(ADA, Card("older", (7, 5))))
     assert two.targets == frozenset({"sm_75", "sm_89", "compute_89"})
@@ -345,7 +359,7 @@ def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(folder))
     for name in ("CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES", "TORCH_CUDA_ARCH_LIST", "CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(doctor, "_usual_toolkits", lambda system: [str(tmp_path / "usual")])
+    monkeypatch.setattr(probes, "_usual_toolkits", lambda system: [str(tmp_path / "usual")])
     return folder
 
 
@@ -355,7 +369,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="planted programs are sh
 def test_nvcc_is_looked_for_as_gsplat_and_torch_do(
     bare_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = doctor._look_at_toolkit
+    look = probes._look_at_toolkit
     machine = Machine(cards=(ADA,))
     none = look(machine)
     assert (none["nvcc_on_path"], none["nvcc"], none["nvcc_elsewhere"]) == (None, None, None)
@@ -386,23 +400,23 @@ def test_the_driver_is_asked_for_what_torch_does_not_see(
     smi = bare_path / "nvidia-smi"
     rows = "NVIDIA GeForce RTX 4090, 570.86, 24564, 8.9"
     smi.write_text(f'#!/bin/sh\nif [ $# -gt 0 ]; then echo "{rows}"; else echo "{text}"; fi\n')
-    found = doctor._look_at_card(Machine(torch="2.8.0+cpu"))
+    found = probes._look_at_card(Machine(torch="2.8.0+cpu"))
     assert found["driver"] == "570.86" and found["driver_cuda"] == "12.8"
     (card,) = found["cards"]
     assert (card.name, card.capability, round(card.memory)) == (ADA.name, (8, 9), 24)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert doctor._look_at_card(Machine(torch="2.8.0+cpu")) == {"hidden": True, "cards": ()}
+    assert probes._look_at_card(Machine(torch="2.8.0+cpu")) == {"hidden": True, "cards": ()}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not reach the driver'; exit 9\n")
     with pytest.raises(RuntimeError, match="has failed"):
-        doctor._look_at_card(Machine(torch="2.8.0+cpu"))
+        probes._look_at_card(Machine(torch="2.8.0+cpu"))
 
 
 def test_compiled_kernels_are_found_and_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     machine = dataclasses.replace(CUDA, **NEW, build_folder="")
     folder = tmp_path / "gsplat_cuda"
-    found = doctor._look_at_kernels(machine)
+    found = built_kernels.look_at_kernels(machine)
     assert found["build_folder"] == str(folder) and not folder.exists(), "nothing is made by looking"
     assert "kernels" not in found
     folder.mkdir()
@@ -411,20 +425,28 @@ def test_compiled_kernels_are_found_and_tried(tmp_path: Path, monkeypatch: pytes
         "nvcc = /usr/local/cuda/bin/nvcc\ncuda_cflags = -gencode=arch=compute_89,code=compute_89 "
         "-gencode=arch=compute_89,code=sm_89 -O3\n"
     )
-    found = doctor._look_at_kernels(machine)
+    found = built_kernels.look_at_kernels(machine)
     assert found["kernel_targets"] == SM_89 and found["kernel_nvcc"] == "/usr/local/cuda/bin/nvcc"
     assert "ImportError" in found["load_error"]
     quick = dataclasses.replace(machine, thorough=False)
-    monkeypatch.setattr(doctor, "_load_error", lambda *_: "tried")
-    assert doctor._look_at_kernels(quick)["load_error"] == "", "younger than torch: not worth seconds"
-    monkeypatch.setattr(doctor, "_installed_at", lambda _: 1e12)
-    assert doctor._look_at_kernels(quick)["load_error"] == "tried"
+    monkeypatch.setattr(built_kernels, "_load_error", lambda *_: "tried")
+    assert built_kernels.look_at_kernels(quick)["load_error"] == "", "younger than torch: not worth seconds"
+    monkeypatch.setattr(built_kernels, "_installed_at", lambda _: 1e12)
+    assert built_kernels.look_at_kernels(quick)["load_error"] == "tried"
+
+
+def test_numba_keeps_machine_code_beside_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradiseg_ns.rendering.cpu import blending
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(folders, "writable", lambda _: True)
+    assert folders.numba_folders()[0] == str(Path(blending.__file__).parent / "__pycache__")
 
 
 def test_a_library_that_can_be_loaded_is_no_error() -> None:
     from PIL import _imaging
 
-    assert doctor._load_error(_imaging.__file__, "_imaging", 0.0) == ""
+    assert built_kernels._load_error(_imaging.__file__, "_imaging", 0.0) == ""
 
 
 def test_the_folder_is_torchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,16 +456,16 @@ def test_the_folder_is_torchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
     expected = cpp_extension._get_build_directory("gsplat_cuda", verbose=False)
-    assert str(doctor._build_folder(Machine(torch_cuda=torch.version.cuda))) == expected
+    assert str(built_kernels._build_folder(Machine(torch_cuda=torch.version.cuda))) == expected
 
 
 def test_a_taken_port_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        monkeypatch.setattr(doctor, "VIEWER_PORT", other.getsockname()[1])
-        assert doctor._look_at_port(Machine()) == {"port_taken": True}
-    assert doctor._look_at_port(Machine()) == {}
+        monkeypatch.setattr(probes, "VIEWER_PORT", other.getsockname()[1])
+        assert probes._look_at_port(Machine()) == {"port_taken": True}
+    assert probes._look_at_port(Machine()) == {}
 
 
 def test_a_training_stops_before_data_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,19 +476,19 @@ def test_a_training_stops_before_data_are_loaded(tmp_path: Path, monkeypatch: py
     config.output_dir, config.timestamp = tmp_path / "out", "run"
     config.machine.device_type = "cuda"
     machine = planted("no nvcc")[0]
-    monkeypatch.setattr(Machine, "look", lambda thorough=True: machine)
+    monkeypatch.setattr(examining, "look", lambda thorough=True: machine)
     for begin in (config.print_to_terminal, config.setup):
         with pytest.raises(EnvironmentProblem, match="there is no nvcc"):
             begin()
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(Machine, "look", lambda thorough=True: CPU)
+    monkeypatch.setattr(examining, "look", lambda thorough=True: CPU)
     config.resolve()
 
 
 def test_it_is_one_of_the_verbs() -> None:
     from gradiseg_ns import cli
 
-    assert cli.VERBS["doctor"] is doctor.Doctor and next(iter(cli.VERBS)) == "doctor"
+    assert cli.VERBS["doctor"] is cli.Doctor and next(iter(cli.VERBS)) == "doctor"
 
 
 def test_the_verb_on_this_machine(tmp_path: Path) -> None:

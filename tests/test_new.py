@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,18 +16,24 @@ import pytest
 from PIL import Image
 
 from gradiseg_ns import runs
-from gradiseg_ns.cli import new
 from gradiseg_ns.cli.masks import REPORT
-from gradiseg_ns.cli.new import STAGES, New, State, Work
+from gradiseg_ns.cli.new import New
+from gradiseg_ns.cli.stages import mask_stage, train_stage
+from gradiseg_ns.cli.stages.job import Job, Step
+from gradiseg_ns.cli.stages.mask_stage import MakeMaps
+from gradiseg_ns.cli.stages.state import LOCK, STAGES, State
+from gradiseg_ns.cli.stages.train_stage import Train
+from gradiseg_ns.cli.stages.work import STEPS, Work
 from gradiseg_ns.poses.solving import PYTHON_VARIABLE, PosesError
-from gradiseg_ns.sources.scene import SourceError
+from gradiseg_ns.sources.capture import SourceError
+from gradiseg_ns.tools import atomic
 from gradiseg_ns.tools.errors import WriteError
 from gradiseg_ns.tools.weights import WeightsError
 
 from .poses.fake import answer_of, fake_python
 from .scenes import write_scene
 
-REAL = {stage: getattr(Work, f"_{stage}") for stage in STAGES}
+REAL = {kind.name: kind.do for kind in STEPS}
 
 
 @pytest.fixture
@@ -42,35 +50,35 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stages in the order in which they were done. Masks, training and overview only leave the files that are looked for."""
     order: list[str] = []
 
-    def masks(work: Work) -> dict[str, Any]:
-        folder = work.folder / "masks" / "fake"
+    def masks(step: Step) -> dict[str, Any]:
+        folder = step.job.folder / "masks" / "fake"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / REPORT).write_text("{}")
         return {"folder": "masks/fake", "made": True, "like": None}
 
-    def train(work: Work) -> dict[str, Any]:
-        run = work.folder / "runs" / "fake"
+    def train(step: Step) -> dict[str, Any]:
+        run = step.job.folder / "runs" / "fake"
         run.mkdir(parents=True, exist_ok=True)
         (run / "config.yml").write_text("")
         return {"run": "runs/fake", "method": "gradiseg-lite", "steps": 1}
 
-    def overview(work: Work) -> dict[str, Any]:
-        (work.folder / "overview.jpg").write_bytes(b"")
+    def overview(step: Step) -> dict[str, Any]:
+        (step.job.folder / "overview.jpg").write_bytes(b"")
         return {"objects": [[4, "object 4", 90], [0, "unassigned", 80], [2, "mug", 70]]}
 
-    made: dict[str, Callable[[Work], dict[str, Any]]] = {
+    made: dict[str, Callable[[Step], dict[str, Any]]] = {
         "photos": REAL["photos"], "poses": REAL["poses"], "masks": masks, "train": train, "overview": overview,
     }  # fmt: skip
 
-    def noted(stage: str) -> Callable[[Work], dict[str, Any]]:
-        def do(work: Work) -> dict[str, Any]:
+    def noted(stage: str) -> Callable[[Step], dict[str, Any]]:
+        def do(step: Step) -> dict[str, Any]:
             order.append(stage)
-            return made[stage](work)
+            return made[stage](step)
 
         return do
 
-    for stage in STAGES:
-        monkeypatch.setattr(Work, f"_{stage}", noted(stage))
+    for kind in STEPS:
+        monkeypatch.setattr(kind, "do", noted(kind.name))
     return order
 
 
@@ -239,6 +247,33 @@ def test_bad_input_makes_nothing(photos: Path, tmp_path: Path, monkeypatch: pyte
     assert not out.exists()
 
 
+def test_two_at_once_do_not_mix(photos: Path, tmp_path: Path, done: list[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / LOCK).write_text(f"{atomic._MACHINE}-{os.getppid()}-{socket.gethostname()}")
+    with pytest.raises(WriteError, match=f"another `gradiseg new`, process {os.getppid()}.*remove .*{LOCK}"):
+        run(photos, out)
+    assert done == [] and [path.name for path in out.iterdir()] == [LOCK]
+    (out / LOCK).write_text(f"{atomic._MACHINE}-{2**22 + 1}-{socket.gethostname()}")  # it was killed
+    run(photos, out)
+    assert done == list(STAGES) and not (out / LOCK).exists()
+
+
+def test_a_killed_first_stage_is_gone_on_with(
+    photos: Path, tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        (tmp_path / "out" / "scene").mkdir()
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(STEPS[0], "do", killed)
+        with pytest.raises(SystemExit):
+            run(photos, tmp_path / "out")
+    run(photos, tmp_path / "out")
+    assert done == list(STAGES)
+
+
 def test_an_output_of_something_else_is_left_alone(photos: Path, tmp_path: Path, done: list[str]) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "novel.txt").write_text("It was a dark")
@@ -266,14 +301,20 @@ def test_an_output_of_something_else_is_left_alone(photos: Path, tmp_path: Path,
 
 def work_of(source: Path, output: Path, **flags: Any) -> Work:
     made = New(source, output, device="cpu", **flags)
-    return Work(made, State.open(output, source, made._has_poses))
+    return Work(Job(made, State.open(output, source, made._has_poses)))
+
+
+def maps_step(work: Work) -> MakeMaps:
+    step = work.steps["masks"]
+    assert isinstance(step, MakeMaps)
+    return step
 
 
 def test_masks_go_on_and_others_get_another_folder(
     photos: Path, tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    monkeypatch.setattr(Work, "_masks", REAL["masks"])
+    monkeypatch.setattr(MakeMaps, "do", REAL["masks"])
     asked: list[Path] = []
 
     def fake(self: Any) -> None:
@@ -284,7 +325,7 @@ def test_masks_go_on_and_others_get_another_folder(
         self.output_dir.mkdir(parents=True, exist_ok=True)
         (self.output_dir / REPORT).write_text("{}")
 
-    monkeypatch.setattr(new.Maps, "main", fake)
+    monkeypatch.setattr(mask_stage.Maps, "main", fake)
     model = "regions"
     with pytest.raises(SystemExit):
         run(photos, out)
@@ -304,7 +345,7 @@ def test_a_training_that_was_ended_goes_on(
     photos: Path, tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    monkeypatch.setattr(Work, "_train", REAL["train"])
+    monkeypatch.setattr(Train, "do", REAL["train"])
     configs: list[Any] = []
 
     def train(config: Any) -> Any:
@@ -315,7 +356,7 @@ def test_a_training_that_was_ended_goes_on(
         return SimpleNamespace(), 1.0
 
     monkeypatch.setattr(runs, "train", train)
-    monkeypatch.setattr(new, "_steps_done", lambda run: 7 if configs else 0)
+    monkeypatch.setattr(train_stage, "steps_done", lambda run: 7 if configs else 0)
     # config.checkpoint() would look for the checkpoint that the fake did not write
     monkeypatch.setattr("gradiseg_ns.trainer.GradisegTrainerConfig._steps_done", lambda config: 0)
     with pytest.raises(SystemExit) as ended:
@@ -335,7 +376,7 @@ def test_a_training_that_was_ended_goes_on(
     state = state_of(out)
     assert state["begun"] == {} and state["stages"]["train"]["result"]["steps"] == 20
     # with other steps it begins anew
-    monkeypatch.setattr(new, "_steps_done", lambda run: 0)
+    monkeypatch.setattr(train_stage, "steps_done", lambda run: 0)
     run(photos, out, steps=21)
     assert configs[2].load_dir is None and configs[2].max_num_iterations == 21
 
@@ -344,26 +385,27 @@ def test_a_scene_keeps_its_poses_and_maps(tmp_path: Path, done: list[str]) -> No
     scene = write_scene(tmp_path / "scene", views=6)
     run(scene, tmp_path / "out")
     assert done == ["masks", "train", "overview"]
-    assert work_of(scene, tmp_path / "out")._given_maps() == (scene / "object_mask").absolute()
-    assert work_of(scene, tmp_path / "out", model="regions")._given_maps() is None
-    assert work_of(scene, tmp_path / "out").scene_folder == scene
+    assert maps_step(work_of(scene, tmp_path / "out")).given() == (scene / "object_mask").absolute()
+    assert maps_step(work_of(scene, tmp_path / "out", model="regions")).given() is None
+    assert work_of(scene, tmp_path / "out").job.scene_folder == scene
 
 
 def test_ids_that_agree_are_not_made_to(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene", views=6)
-    work = work_of(scene, tmp_path / "out")
-    work.state.stages["masks"] = {"result": {"made": False}}
-    assert work._associate(scene / "object_mask") == "off"
-    work.state.stages["masks"] = {"result": {"made": True}}
-    assert work._associate(scene / "object_mask") == "auto"
-    work.flags.phrases = "red ball"
-    assert work._associate(scene / "object_mask") == "off"
+    job = work_of(scene, tmp_path / "out").job
+    train = Train(job)
+    job.state.stages["masks"] = {"result": {"made": False}}
+    assert train.associate(scene / "object_mask") == "off"
+    job.state.stages["masks"] = {"result": {"made": True}}
+    assert train.associate(scene / "object_mask") == "auto"
+    job.flags.phrases = "red ball"
+    assert train.associate(scene / "object_mask") == "off"
 
 
 def test_weights_that_cannot_be_had(
     photos: Path, tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Work, "_masks", REAL["masks"])
+    monkeypatch.setattr(MakeMaps, "do", REAL["masks"])
     with pytest.raises(WeightsError, match="regions` needs no weights"):
         run(photos, tmp_path / "out", model=str(tmp_path / "no-model"), offline=True)
     assert "poses" in state_of(tmp_path / "out")["stages"]

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def test_package_itself_imports_nothing() -> None:
 
 SLOW = ("torch", "numpy", "nerfstudio", "cv2", "numba", "scipy", "viser", "PIL")
 """No help text and no wrong flag waits for these."""
+WIDTH, SCREEN = 100, 50
+"""Columns and lines of a terminal."""
 
 
 @pytest.mark.parametrize(
@@ -85,9 +88,14 @@ try:
 finally:
     print([m for m in {SLOW!r} if m in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT,
+        env={**os.environ, "COLUMNS": str(WIDTH)},
+    )  # fmt: skip
     assert done.returncode == status and told in done.stdout + done.stderr, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "[]", "imported for nothing"
+    *lines, imported = done.stdout.splitlines()
+    assert imported == "[]", "imported for nothing"
+    assert sum(max(1, -(-len(line) // WIDTH)) for line in lines) <= SCREEN, "a help text is one screen"
 
 
 def test_help_texts_are_not_broken_in_odd_places() -> None:

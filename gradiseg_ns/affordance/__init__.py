@@ -10,7 +10,7 @@ Gaussian, a map of classes for every photo, and pictures of both (`transfer`). N
     exemplars, classes = read_exemplars(folder)
     model = TokenModel.load("facebook/dinov2-small")
     result = transfer(views, splat.gaussians(), exemplars, model, classes)
-    result.labels  # a class for every Gaussian
+    result.classes  # a class for every Gaussian
 
 May not be touched here: files of the scene, and the network of the machine, which only `tokens.find_model` reaches for. This page
 imports nothing: `gradiseg --help` reads the defaults from it.

@@ -39,15 +39,15 @@ class Exemplar:
     """The photo's file name without its suffix."""
     image: NDArray[np.uint8]
     """[H, W, 3]"""
-    labels: NDArray[np.int32]
-    """[H, W] classes; 0 is background."""
+    classes: NDArray[np.int32]
+    """[H, W] class of each pixel; 0 is background."""
 
     def mirrored(self) -> Exemplar:
         """Left and right swapped, in the photo and in what is painted on it."""
         return Exemplar(
             f"{self.name}, mirrored",
             np.ascontiguousarray(self.image[:, ::-1]),
-            np.ascontiguousarray(self.labels[:, ::-1]),
+            np.ascontiguousarray(self.classes[:, ::-1]),
         )
 
 
@@ -86,18 +86,18 @@ def read_exemplars(folder: str | Path) -> tuple[list[Exemplar], list[str]]:
             image = _embedded_image(content, path) if photo is None else _read_photo(photo)
             height, width = image.shape[:2]
             size = content.get("imageHeight") or height, content.get("imageWidth") or width
-            labels = _paint(shapes, (height, width), names)
+            painted_classes = _paint(shapes, (height, width), names)
         else:
             assert photo is not None
-            image, labels = _read_photo(photo), _read_label_map(path, names)
-            size = labels.shape
+            image, painted_classes = _read_photo(photo), _read_class_map(path, names)
+            size = painted_classes.shape
         if tuple(size) != image.shape[:2]:
             raise ExemplarError(
                 f"{path} is for a photo of {size[1]} x {size[0]} pixels, but {photo or 'the one in it'} has "
                 f"{image.shape[1]} x {image.shape[0]}. Paint on this very photo, at its full size."
             )
-        exemplars.append(Exemplar((photo or path).stem, image, labels))
-    if not any(exemplar.labels.any() for exemplar in exemplars):
+        exemplars.append(Exemplar((photo or path).stem, image, painted_classes))
+    if not any(exemplar.classes.any() for exemplar in exemplars):
         raise ExemplarError(
             f"{folder}: nothing but background is painted on the {len(exemplars)} exemplars. Paint at least one region "
             "of another class."
@@ -191,17 +191,17 @@ def _embedded_image(content: Mapping[str, Any], path: Path) -> NDArray[np.uint8]
         ) from error
 
 
-def _read_label_map(path: Path, names: Sequence[str]) -> NDArray[np.int32]:
+def _read_class_map(path: Path, names: Sequence[str]) -> NDArray[np.int32]:
     try:
-        labels = read_id_map(path)
+        classes = read_id_map(path)
     except IdMapError as error:
         raise ExemplarError(str(error)) from error
-    if labels.size and int(labels.max()) >= len(names):
+    if classes.size and int(classes.max()) >= len(names):
         raise ExemplarError(
-            f"{path} has the id {int(labels.max())}, but there are {len(names)} classes (0 to {len(names) - 1}: "
+            f"{path} has the id {int(classes.max())}, but there are {len(names)} classes (0 to {len(names) - 1}: "
             f'{", ".join(names)}). Name the ids in classes.json, like {{"1": "grasp"}}.'
         )
-    return labels
+    return classes
 
 
 def _class_names(folder: Path, painted: set[str], with_maps: bool) -> list[str]:
@@ -299,7 +299,7 @@ def _read_shapes(path: Path) -> tuple[dict[str, Any], list[_Shape]]:
 
 def _paint(shapes: Sequence[_Shape], size: tuple[int, int], names: Sequence[str]) -> NDArray[np.int32]:
     """Classes [H, W] of the pixels: of those whose centre lies in a shape, the last shape's."""
-    labels = np.zeros(size, np.int32)
+    classes = np.zeros(size, np.int32)
     y, x = np.arange(size[0])[:, None] + 0.5, np.arange(size[1])[None, :] + 0.5
     for shape in shapes:
         low, high = shape.points.min(axis=0), shape.points.max(axis=0)
@@ -310,8 +310,8 @@ def _paint(shapes: Sequence[_Shape], size: tuple[int, int], names: Sequence[str]
             inside = (x >= low[0]) & (x < high[0]) & (y >= low[1]) & (y < high[1])
         else:
             inside = _inside_polygon(shape.points, size)
-        labels[inside] = names.index(shape.label)
-    return labels
+        classes[inside] = names.index(shape.label)
+    return classes
 
 
 def _inside_polygon(points: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:

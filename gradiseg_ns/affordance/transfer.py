@@ -6,6 +6,7 @@ of all photos vote on the Gaussians as masks do (`votes`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -68,17 +69,17 @@ class ExemplarBank:
         """The tokens of some exemplars; `progress` is called with the number of each that is done.
 
         Raises:
-            ExemplarError: a label is not one of the classes.
+            ExemplarError: what is painted is not one of the classes.
         """
         tokens, shares = [], []
         for number, exemplar in enumerate(exemplars):
-            labels = torch.from_numpy(exemplar.labels.astype(np.int64))
-            if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) >= classes:
-                raise ExemplarError(f"exemplar {exemplar.name}: expected labels from 0 to {classes - 1}.")
+            painted = torch.from_numpy(exemplar.classes.astype(np.int64))
+            if painted.numel() == 0 or int(painted.min()) < 0 or int(painted.max()) >= classes:
+                raise ExemplarError(f"exemplar {exemplar.name}: expected classes from 0 to {classes - 1}.")
             grid = model.tokens(exemplar.image)
             tokens.append(grid.flatten(0, 1))
             shares.append(
-                patch_shares(labels.to(grid.device), grid.shape[0], grid.shape[1], classes).flatten(0, 1)
+                patch_shares(painted.to(grid.device), grid.shape[0], grid.shape[1], classes).flatten(0, 1)
             )
             if progress is not None:
                 progress(number)
@@ -103,7 +104,7 @@ class ExemplarBank:
         check_k(k)
         flat, classes = tokens.flatten(0, -2), self.shares.shape[1]
         own = self.shares.argmax(dim=1)
-        labels, votes = [], []
+        leading, votes = [], []
         for part in flat.split(max(1, _CHUNK // len(self.tokens))):
             nearest = (part @ self.tokens.T).topk(min(k, len(self.tokens)), dim=1).indices
             voted = own[nearest]
@@ -111,21 +112,21 @@ class ExemplarBank:
             count.scatter_add_(1, voted, torch.ones_like(voted, dtype=count.dtype))
             leads = count.gather(1, voted) == count.amax(dim=1, keepdim=True)
             # argmax of booleans as integers: the first, that is the nearest, of those that lead.
-            labels.append(voted.gather(1, leads.to(torch.uint8).argmax(dim=1, keepdim=True))[:, 0])
+            leading.append(voted.gather(1, leads.to(torch.uint8).argmax(dim=1, keepdim=True))[:, 0])
             votes.append(count / nearest.shape[1])
-        return torch.cat(labels).view(tokens.shape[:-1]), torch.cat(votes).view(*tokens.shape[:-1], classes)
+        return torch.cat(leading).view(tokens.shape[:-1]), torch.cat(votes).view(*tokens.shape[:-1], classes)
 
 
-def patch_shares(labels: Tensor, rows: int, columns: int, classes: int) -> Tensor:
+def patch_shares(painted: Tensor, rows: int, columns: int, classes: int) -> Tensor:
     """Part of each patch's area that each class has, exactly, also where patches cut through pixels.
 
     Args:
-        labels: int64 [H, W].
+        painted: int64 [H, W] class of each pixel.
 
     Returns:
         float32 [rows, columns, classes]
     """
-    return area_mean(F.one_hot(labels, classes).to(torch.float32), rows, columns)
+    return area_mean(F.one_hot(painted, classes).to(torch.float32), rows, columns)
 
 
 def area_mean(maps: Tensor, rows: int, columns: int) -> Tensor:
@@ -158,13 +159,13 @@ def affordance_maps(
         progress: called after each image.
     """
     for image in images:
-        labels, votes = bank.classify(model.tokens(image), k)
+        patches, votes = bank.classify(model.tokens(image), k)
         size = image.shape[:2]
         if smooth:
             votes = F.interpolate(votes.permute(2, 0, 1)[None], size, mode="bilinear", align_corners=False)
             maps = votes[0].argmax(dim=0)
         else:
-            maps = F.interpolate(labels[None, None].float(), size, mode="nearest-exact")[0, 0]
+            maps = F.interpolate(patches[None, None].float(), size, mode="nearest-exact")[0, 0]
         yield maps.to(torch.int32)
         if progress is not None:
             progress()
@@ -181,7 +182,7 @@ View = tuple[str, rendering.Camera, NDArray[np.uint8]]
 class AffordanceResult:
     """What `transfer` found."""
 
-    labels: Tensor
+    classes: Tensor
     """int64 [N] class of each Gaussian; `votes.labels.UNSEEN` (-1) where no view sees it."""
     shares: Tensor
     """float32 [N, classes] of its votes; rows sum to 1, or are 0 where it is unseen."""
@@ -190,6 +191,12 @@ class AffordanceResult:
     class_names: tuple[str, ...]
     colors: Tensor
     """float32 [classes, 3], RGB in 0..1."""
+
+    @property
+    def labels(self) -> Tensor:
+        """The name of version 0.1 of `classes`, with a DeprecationWarning."""
+        warnings.warn("AffordanceResult.labels is called classes now.", DeprecationWarning, stacklevel=2)
+        return self.classes
 
 
 def prepare(
@@ -213,7 +220,7 @@ def prepare(
         progress: called with a name for each picture that is done, `prepare_steps` times.
 
     Raises:
-        ExemplarError: there are no exemplars, or their labels are not of these classes.
+        ExemplarError: there are no exemplars, or what is painted is not of these classes.
         TransferError: there are fewer than `MIN_PICTURES` pictures for the means of positions.
     """
     if not exemplars:
@@ -268,7 +275,7 @@ def transfer(
         progress: called with a name for each picture that is done: as often as `prepare_steps` says, and once a view.
 
     Raises:
-        ExemplarError: there are no exemplars, or their labels are not of these classes.
+        ExemplarError: there are no exemplars, or what is painted is not of these classes.
         TransferError: k is less than 1, or there are too few pictures for the means of positions.
         ValueError: a photo has another size than its camera.
     """
@@ -295,16 +302,22 @@ def transfer(
     )
 
 
-def render_labels(projection: rendering.Projection, labels: Tensor) -> Tensor:
-    """Labels of Gaussians as a camera sees them: classes int32 [H, W], background where there are none.
+def class_map(projection: rendering.Projection, classes: Tensor) -> Tensor:
+    """Classes of Gaussians as a camera sees them: int32 [H, W], background where there are none.
 
-    One-hot labels are blended and the largest wins. Blending `AffordanceResult.shares` instead was measured: no better.
+    One-hot classes are blended and the largest wins. Blending `AffordanceResult.shares` instead was measured: no better.
 
     Args:
         projection: of N Gaussians.
-        labels: int64 [N], negative for none.
+        classes: int64 [N], negative for none.
     """
-    return render_classes(projection, labels)[0].clamp(min=0).to(torch.int32)
+    return render_classes(projection, classes)[0].clamp(min=0).to(torch.int32)
+
+
+def render_labels(projection: rendering.Projection, labels: Tensor) -> Tensor:
+    """The name of version 0.1 of `class_map`, with a DeprecationWarning."""
+    warnings.warn("render_labels is called class_map now.", DeprecationWarning, stacklevel=2)
+    return class_map(projection, labels)
 
 
 # --------------------------------------------------------------------------------------------------------- pictures

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from gradiseg_ns.scene.objects import ObjectTable
     from gradiseg_ns.scene.splat import Splat
+    from gradiseg_ns.sources.capture import Capture
     from gradiseg_ns.sources.run import Run
-    from gradiseg_ns.sources.scene import Scene
 
 PICTURES = 4
 """Views in an overview."""
@@ -33,6 +33,9 @@ MaybeText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hi
 MaybeCount = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 Ids = Annotated[tuple[int, ...], tyro.conf.arg(metavar="ID [ID ...]", help_behavior_hint="")]
 MaybeIds = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="ID [ID ...]", help_behavior_hint="")]
+Reader = Annotated[DataParser, tyro.conf.arg(help_behavior_hint="")]
+Switch = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+"""A flag that is off if it is not given, as everybody expects."""
 Objects = Annotated[tuple[str, ...], tyro.conf.arg(metavar="OBJECT [OBJECT ...]", help_behavior_hint="")]
 """Ids or names, see `ObjectTable.find`."""
 
@@ -42,21 +45,21 @@ class Source:
     """A splat and its views: the flags of every verb that starts from both."""
 
     load_config: MaybePath = None
-    """A run of gradiseg or splatfacto: its config.yml, or the folder it is in. Only open runs you trust: their config.yml can execute code."""
+    """A run of gradiseg or splatfacto: its folder or config.yml. Only open runs you trust: their config.yml can execute code."""
     ply: MaybePath = None
     """A 3DGS PLY instead of a run. --data then names its photos."""
     data: MaybePath = None
     """Folder of the photos. Default with --load-config: the run's folder."""
-    dataparser: DataParser = "nerfstudio-data"
-    """Reader of --data, if no run names one. Without a transforms.json, a COLMAP model is looked for. Options follow the reader's name at the end, as with ns-train: `... colmap --downscale-factor 2`."""
+    dataparser: Reader = "nerfstudio-data"
+    """Reader of --data; options follow its name at the end (docs/data.md)."""
     frame: Frame = "auto"
-    """Coordinates of the PLY: `nerfstudio` as in training and ns-export, `original` as in COLMAP or transforms.json, `auto` takes what looks like the photos."""
+    """Coordinates of the PLY. `auto`: what looks like the photos."""
     device: MaybeText = None
     """`cpu` or `cuda`. Default: cuda if there is a GPU."""
 
     def open_splat(
         self, *, masks_dir: str | None = None, maps: bool = True, max_objects: int | None = None
-    ) -> tuple[Run | None, Splat, Scene, Tensor]:
+    ) -> tuple[Run | None, Splat, Capture, Tensor]:
         """The run if there is one, the splat, its views, and the background [3] that it is seen before.
 
         Args:
@@ -71,28 +74,28 @@ class Source:
 
         from gradiseg_ns import sources
         from gradiseg_ns.formats.read_ply import read_ply
-        from gradiseg_ns.sources.scene import SourceError
+        from gradiseg_ns.sources.capture import SourceError
 
         if (self.load_config is None) == (self.ply is None):
             raise SourceError("give either --load-config (a run) or --ply (a splat) with --data.")
         device = default_device(self.device)
         if self.load_config is not None:
             run = sources.load_run(self.load_config, device)
-            scene = run.scene(masks_dir=masks_dir, data=self.data, maps=maps, max_objects=max_objects)
-            return run, run.splat, scene, run.background
+            capture = run.capture(masks_dir=masks_dir, data=self.data, maps=maps, max_objects=max_objects)
+            return run, run.splat, capture, run.background
         assert self.ply is not None
         if self.data is None:
             raise SourceError(f"--ply {self.ply} needs --data, the folder of its photos.")
         if self.ply.name == "config.yml" or (self.ply / "config.yml").exists():
             raise SourceError(f"--ply {self.ply} is a run, not a splat: give it as --load-config {self.ply}.")
         splat = read_ply(self.ply).to(device)
-        scene = sources.load_scene(
+        capture = sources.load_capture(
             self.data, dataparser=self.dataparser, masks_dir=masks_dir or "object_mask", maps=maps, device=device,
             max_objects=max_objects,
         )  # fmt: skip
         background = torch.zeros(3, device=device)
-        sources.place_cameras(splat, scene, background, self.frame)
-        return None, splat, scene, background
+        sources.place_cameras(splat, capture, background, self.frame)
+        return None, splat, capture, background
 
     def output_path(self, given: Path | None, name: str) -> Path:
         """The path that was given, else `name` beside the splat."""
@@ -111,7 +114,7 @@ def check_replaceable(run: Run, suffix: str) -> None:
         SourceError: it holds edits, exports or other files that no such command wrote.
     """
     from gradiseg_ns import config as register
-    from gradiseg_ns.sources.scene import SourceError
+    from gradiseg_ns.sources.capture import SourceError
 
     stays = run.is_gradiseg or suffix == "pruned"
     method = run.config.method_name if stays else register.gradiseg_lite.config.method_name
@@ -148,7 +151,8 @@ def colors_by_id(table: ObjectTable) -> dict[int, list[float]]:
 def rows_of(table: ObjectTable, ids: Sequence[int]) -> ObjectTable:
     """The table of some of its ids, which are ascending."""
     rows = [table.ids.index(i) for i in ids]
-    return type(table)(tuple(ids), tuple(table.names[row] for row in rows), table.colors[rows])
+    parents = {i: parent for i, parent in table.parents.items() if i in ids}
+    return type(table)(tuple(ids), tuple(table.names[row] for row in rows), table.colors[rows], parents)
 
 
 def find_objects(flag: str, words: Sequence[str], table: ObjectTable) -> list[int]:
@@ -158,7 +162,7 @@ def find_objects(flag: str, words: Sequence[str], table: ObjectTable) -> list[in
         SourceError: there is no such object, or several of that name.
     """
     from gradiseg_ns.scene.objects import ObjectNameError
-    from gradiseg_ns.sources.scene import SourceError
+    from gradiseg_ns.sources.capture import SourceError
 
     try:
         return sorted(table.find(*words))
@@ -175,7 +179,7 @@ def labelled_splat(run: Run) -> tuple[Splat, ObjectTable]:
     from dataclasses import replace
 
     from gradiseg_ns.runs.writing import labels_of_run, objects_of_run
-    from gradiseg_ns.sources.scene import SourceError
+    from gradiseg_ns.sources.capture import SourceError
 
     if not run.is_gradiseg:
         raise SourceError(
@@ -194,7 +198,7 @@ def edited_splat(run: Run) -> tuple[Splat, ObjectTable]:
     from gradiseg_ns.editing.arrangement import edited_splat
     from gradiseg_ns.editing.edit_list import EditList
     from gradiseg_ns.ns_callers import edits_path
-    from gradiseg_ns.sources.scene import SourceError
+    from gradiseg_ns.sources.capture import SourceError
     from gradiseg_ns.tools.terminal import say
 
     splat, table = labelled_splat(run)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from gradiseg_ns.cli.common import MaybePath, cell, check_picture, labelled_splat
+from gradiseg_ns.cli.common import MaybePath, Switch, cell, check_picture, labelled_splat
 from gradiseg_ns.tools.terminal import console, say
 
 if TYPE_CHECKING:
@@ -24,35 +24,35 @@ Changes = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT ...", help_beha
 class Edit:
     """Change objects of a gradiseg run with flags, as the viewer's panel does with buttons.
 
-    Edits are added to the list `edits.json` beside the run's config.yml; the splat itself stays unchanged. The commands ns-viewer,
-    ns-render and `gradiseg export` apply them, ns-eval never does. GRADISEG_EDITS=off ignores the list, GRADISEG_EDITS=FILE reads
-    another one.
+    Edits are added to the list `edits.json` beside the run's config.yml; the splat itself stays unchanged (docs/viewer.md).
 
-    OBJECT is an id or a name, OBJECTS are several with commas between them. Double quotes around a name protect commas and equals
-    signs in it. A flag takes several values, and flags apply in the order below:
+    OBJECT is an id or a name, OBJECTS are several with commas between them. A flag takes several values, and flags apply in the order
+    below:
     `gradiseg edit RUN --tint cup=#ff0000 7=blue --move 7,cup=0,0,0.1`.
     """
 
     config: tyro.conf.Positional[Path]
-    """A gradiseg run: its config.yml, or the folder it is in. Only open runs you trust: their config.yml can execute code."""
-    clear: bool = False
+    """A gradiseg run: its folder or config.yml. Only open runs you trust: their config.yml can execute code."""
+    clear: Switch = False
     """Discard all saved edits first."""
     undo: int = 0
     """Undo this many of the saved steps first."""
     swap: Changes = ()
-    """OBJECT=FILE.ply puts another splat in the object's place, at its size; OBJECT=FILE.ply@keep where its file has it. The file is copied."""
+    """OBJECT=FILE.ply in its place, at its size; FILE.ply@keep as it is."""
     merge: Changes = ()
     """OBJECTS=OBJECT makes the first ones part of the last."""
+    split_into_parts: Changes = ()
+    """OBJECTS: their parts become objects, "cup part 1" of "cup"."""
     duplicate: Changes = ()
-    """OBJECTS get copies in the same place, to be moved. The copy of "cup" is "cup copy"."""
+    """OBJECTS get copies in the same place: "cup copy" of "cup"."""
     move: Changes = ()
     """OBJECTS=X,Y,Z in units of the scene as nerfstudio trains it."""
     rotate: Changes = ()
-    """OBJECTS=X,Y,Z: degrees about the axes through their middle, first x, then y, then z."""
+    """OBJECTS=X,Y,Z: degrees about the axes through their middle, x first."""
     scale: Changes = ()
     """OBJECTS=FACTOR about their middle."""
     tint: Changes = ()
-    """OBJECTS=COLOR or OBJECTS=COLOR@STRENGTH: a color name or #rrggbb, and 0 to 1. Default strength: 0.7."""
+    """OBJECTS=COLOR or OBJECTS=COLOR@STRENGTH: red or #ff0000, and 0 to 1."""
     untint: Changes = ()
     """OBJECTS lose their tint."""
     rename: Changes = ()
@@ -64,7 +64,7 @@ class Edit:
     isolate: Changes = ()
     """OBJECTS stay, all others are hidden."""
     remove: Changes = ()
-    """OBJECTS are removed. Where no photo saw the scene behind them, a hole stays."""
+    """OBJECTS are removed. Where no photo saw behind them, a hole stays."""
     output: MaybePath = None
     """The list to write. Default: the run's own."""
     picture: MaybePath = None
@@ -76,7 +76,7 @@ class Edit:
         from gradiseg_ns import sources
         from gradiseg_ns.editing.edit_list import FILE_NAME, EditList
         from gradiseg_ns.editing.flags import ACTIONS, Script
-        from gradiseg_ns.sources.scene import SourceError
+        from gradiseg_ns.sources.capture import SourceError
 
         if self.picture is not None:
             check_picture("--picture", self.picture)
@@ -89,13 +89,18 @@ class Edit:
         for _ in range(self.undo):
             edits.undo()
         edits.undone.clear()
+        given = {flag: getattr(self, flag[2:].replace("-", "_")) for flag in ACTIONS}
         script = Script(splat, table, edits)
-        for flag in ACTIONS:
-            for text in getattr(self, flag[2:]):
+        if given["--split-into-parts"] and splat.labels is not None:
+            from gradiseg_ns.sources.association import parts_of_run
+
+            script.parts = parts_of_run(run, splat.labels)
+        for flag, texts in given.items():
+            for text in texts:
                 script.apply(flag, text)
         if self.picture is not None:
             self._draw(run, script, self.picture)
-        changed = self.clear or self.undo or any(getattr(self, flag[2:]) for flag in ACTIONS)
+        changed = self.clear or self.undo or any(given.values())
         target = self.output or own
         if changed or self.output is not None:
             added = script.save(target)
@@ -112,11 +117,11 @@ class Edit:
 
     def _draw(self, run: Run, script: Script, path: Path) -> None:
         from gradiseg_ns.editing.arrangement import edited_splat
-        from gradiseg_ns.sources.scene import SourceError
+        from gradiseg_ns.sources.capture import SourceError
         from gradiseg_ns.tools.pictures import overview, save_picture, to_image
 
-        scene = run.scene(maps=False)
-        cameras = scene.test.cameras or scene.train.cameras
+        capture = run.capture(maps=False)
+        cameras = capture.test.cameras or capture.train.cameras
         if not 0 <= self.view < len(cameras):
             raise SourceError(f"--view {self.view}: expected 0 to {len(cameras) - 1}.")
         edited, _ = edited_splat(script.splat, script.objects, script.edits.steps, script.edits.files)

@@ -12,6 +12,7 @@ from gradiseg_ns.cli.common import (
     MaybePath,
     MaybeText,
     Objects,
+    Switch,
     cell,
     colors_by_id,
     edited_splat,
@@ -34,21 +35,21 @@ class Export:
     """
 
     config: tyro.conf.Positional[Path]
-    """A gradiseg run: its config.yml, or the folder it is in. Only open runs you trust: their config.yml can execute code."""
+    """A gradiseg run: its folder or config.yml. Only open runs you trust: their config.yml can execute code."""
     objects: Objects = ()
-    """Objects to write: ids or names, with commas or blanks between them. Default: all, and Gaussians without an object."""
-    separate: bool = False
-    """Write one file per object. Gaussians without an object are left out."""
+    """Objects to write, ids or names. Default: all, and what has no object."""
+    separate: Switch = False
+    """One file per object. Gaussians without an object are left out."""
     format: Format = "ply"
-    """`ply` keeps everything. `compressed-ply` (SuperSplat, PlayCanvas) and `spz` are smaller and less exact, hold no object ids and need the package gsply."""
+    """Only `ply` is exact and has object ids; the others need the package gsply."""
     output_dir: MaybePath = None
     """Folder of the files. Default: `export` beside the run's config.yml."""
-    edits: bool = True
-    """--no-edits writes the splat as it was trained, with everything that edits hide."""
-    ids: bool = True
-    """--no-ids leaves out the PLY property `object_id`, for programs that only read the usual properties (SIBR). Separate files never have it."""
+    edits: Switch = True
+    """--no-edits writes the splat as it was trained."""
+    ids: Switch = True
+    """--no-ids leaves out the PLY property `object_id`."""
     frame: Literal["nerfstudio", "original"] = "nerfstudio"
-    """Coordinates: `nerfstudio` as in training, `original` as in COLMAP or transforms.json."""
+    """Coordinates of training, or of COLMAP or transforms.json."""
     device: MaybeText = None
     """`cpu` or `cuda`. Default: cuda if there is a GPU."""
 
@@ -57,7 +58,7 @@ class Export:
 
         from gradiseg_ns import sources
         from gradiseg_ns.formats.export import OLDER, export_objects
-        from gradiseg_ns.sources.scene import SourceError
+        from gradiseg_ns.sources.capture import SourceError
 
         run = sources.load_run(self.config, default_device(self.device))
         folder = self.output_dir or run.config_path.parent / "export"
@@ -76,7 +77,7 @@ class Export:
         with console().status("Writing files"):
             written = export_objects(
                 folder, splat, names_by_id(table),
-                colors=colors_by_id(table), format=self.format, separate=self.separate, ids=self.ids,
+                colors=colors_by_id(table), parents=table.parents, format=self.format, separate=self.separate, ids=self.ids,
             )  # fmt: skip
         count = _print_export(written[-1], None if self.separate else written[0].name)
         size = sum(path.stat().st_size for path in written) / 1e6

@@ -11,15 +11,17 @@ import tyro
 
 from gradiseg_ns.cli.affordance import Affordance
 from gradiseg_ns.cli.associate import Associate
+from gradiseg_ns.cli.doctor import Doctor
 from gradiseg_ns.cli.edit import Edit
 from gradiseg_ns.cli.export import Export
+from gradiseg_ns.cli.find import Find
 from gradiseg_ns.cli.import_splat import Import
 from gradiseg_ns.cli.lift import Lift
 from gradiseg_ns.cli.masks import Masks
+from gradiseg_ns.cli.name import Name
 from gradiseg_ns.cli.new import New
 from gradiseg_ns.cli.prune import Prune
 from gradiseg_ns.cli.segment import Segment
-from gradiseg_ns.doctor import Doctor
 from gradiseg_ns.sources.dataparsers import config_of, split
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.terminal import mend_commands, say_error
@@ -32,6 +34,8 @@ VERBS: dict[str, type[Any]] = {
     "segment": Segment,
     "prune": Prune,
     "associate": Associate,
+    "find": Find,
+    "name": Name,
     "affordance": Affordance,
     "edit": Edit,
     "export": Export,

@@ -23,16 +23,16 @@ from gradiseg_ns.tools.terminal import say, stages
 class Prune(Source):
     """Remove Gaussians that the training views do not need, to an error that is checked on all of these views.
 
-    Gaussians that contribute nothing go first. More follow as long as no pixel of any training view changes by more than --max-error.
-    Writes a PLY, a JSON report beside it, and for a run also a run beside the old one.
+    More go as long as no pixel of any training view changes by more than --max-error (docs/pruning.md). Writes a PLY, a JSON report
+    beside it, and for a run also a run beside the old one.
     """
 
     max_error: str = "1/510"
-    """Largest change of any pixel and channel, for colours in 0..1: a number or a fraction. 1/510 is half a grey level."""
+    """Largest change of a pixel. 1/510 is half a grey level."""
     bound: Literal["pixel", "view"] = "pixel"
-    """Scope of --max-error: every pixel, or the mean over each view."""
+    """--max-error holds for each pixel, or each view's mean."""
     objects: Objects = ()
-    """Remove only Gaussians of these objects: ids or names, as a gradiseg run or a PLY of `gradiseg lift` has them."""
+    """Remove only Gaussians of these objects: ids or names."""
     output: MaybePath = None
     """The PLY to write. Default: `pruned.ply` beside the splat."""
 
@@ -43,13 +43,13 @@ class Prune(Source):
         from gradiseg_ns.formats.write_ply import write_ply
         from gradiseg_ns.runs.writing import labels_of_run, objects_of_run, write_pruned_run
         from gradiseg_ns.scene.objects import ObjectTable
-        from gradiseg_ns.sources.scene import SourceError
+        from gradiseg_ns.sources.capture import SourceError
         from gradiseg_ns.votes.pruning import prune
 
         bound = _fraction(self.max_error)
         path = self.output_path(self.output, "pruned.ply")
         check_writable(path)
-        run, splat, scene, _ = self.open_splat(maps=False)
+        run, splat, capture, _ = self.open_splat(maps=False)
         if run is not None:
             check_replaceable(run, "pruned")
         known = read_objects(self.ply) if self.ply is not None else None
@@ -58,7 +58,7 @@ class Prune(Source):
             known = objects_of_run(run)
         names, colors = None, {}
         if splat.labels is not None:
-            names = scene.object_names
+            names = capture.object_names
         if known is not None:  # what the splat itself calls its objects goes before what the scene calls them
             given = names_by_id(known)
             own = {i: name for i, name in given.items() if name != f"object {i}"}
@@ -77,11 +77,11 @@ class Prune(Source):
                 raise SourceError(f"--objects {' '.join(self.objects)}: no Gaussian belongs to them.")
         with stages() as show:
             # Over black and over white: a PLY is seen before any background.
-            result = prune(splat, scene.train.cameras, bound, None, among, show, bound=self.bound)
+            result = prune(splat, capture.train.cameras, bound, None, among, show, bound=self.bound)
         removed = int((~result.kept).sum())
         say(
             f"Removed {removed} of {len(splat)} Gaussians ({result.ratio:.1%}) in {result.seconds:.0f} s. Checked on "
-            f"{len(scene.train)} training views: largest change of a pixel {result.max_error:.6f} "
+            f"{len(capture.train)} training views: largest change of a pixel {result.max_error:.6f} "
             f"(1/{1 / max(result.max_error, 1e-9):.0f}), mean {result.mean_error:.2e}, {result.psnr:.1f} dB."
         )
         saved = write_ply(path, splat.select(result.kept), names=names, colors=colors)
@@ -89,7 +89,7 @@ class Prune(Source):
         report = {
             "gaussians": len(splat), "removed": removed, "ratio": result.ratio, "bound": bound, "bounds": self.bound,
             "max_error": result.max_error, "view_error": result.view_error, "mean_error": result.mean_error,
-            "views": len(scene.train), "seconds": result.seconds,
+            "views": len(capture.train), "seconds": result.seconds,
             "per_object": {str(i): {"removed": a, "of": b} for i, (a, b) in result.per_object.items()},
         }  # fmt: skip
         write_text(path.with_suffix(".json"), json.dumps(report, indent=2))
@@ -99,7 +99,7 @@ class Prune(Source):
 
 
 def _fraction(text: str) -> float:
-    from gradiseg_ns.sources.scene import SourceError
+    from gradiseg_ns.sources.capture import SourceError
 
     try:
         top, _, bottom = text.partition("/")

@@ -80,7 +80,7 @@ def id_agreement(
     rng = np.random.default_rng(seed)
     points = np.asarray(points, np.float64).reshape(-1, 3)
     points = points[np.isfinite(points).all(axis=1)]
-    # The nearest points are looked for among all of them (many enough to cover surfaces), labels among a few.
+    # The nearest points are looked for among all of them (many enough to cover surfaces), ids among a few.
     if len(points) > 10 * max_points:
         points = points[rng.choice(len(points), 10 * max_points, replace=False)]
     chosen = np.arange(len(points))
@@ -92,16 +92,16 @@ def id_agreement(
     if len(views) < 2 or len(chosen) == 0:
         return None
 
-    labels = np.full((len(chosen), len(views)), IGNORE, np.int64)
+    hits = np.full((len(chosen), len(views)), IGNORE, np.int64)
     for column, v in enumerate(views):
         id_map = id_maps[v]
         assert id_map is not None
-        labels[:, column] = project_labels(np.asarray(id_map), viewmats[v], Ks[v], points)[chosen]
+        hits[:, column] = project_ids(np.asarray(id_map), viewmats[v], Ks[v], points)[chosen]
 
-    agreement, pairs = _pair_agreement(labels)
+    agreement, pairs = _pair_agreement(hits)
     if pairs < 200:
         return None
-    shuffled = labels.copy()
+    shuffled = hits.copy()
     for column in range(shuffled.shape[1]):
         seen = shuffled[:, column] != IGNORE
         shuffled[seen, column] = rng.permutation(shuffled[seen, column])
@@ -286,7 +286,7 @@ def _score(id_maps: Sequence[NDArray[np.integer] | None], seen: tuple[Any, Any, 
     return found.score if found is not None else 0.0
 
 
-def project_labels(
+def project_ids(
     id_map: NDArray[np.integer],
     viewmat: NDArray[np.floating],
     K: NDArray[np.floating],
@@ -294,9 +294,13 @@ def project_labels(
 ) -> NDArray[np.int64]:
     """Id that each point `[P, 3]` hits in a view, `IGNORE` if it is not seen there; `[P]`."""
     visible, rows, columns = _visible(id_map.shape, viewmat, K, points)
-    labels = np.full(len(points), IGNORE, np.int64)
-    labels[visible] = id_map[rows, columns]
-    return labels
+    hits = np.full(len(points), IGNORE, np.int64)
+    hits[visible] = id_map[rows, columns]
+    return hits
+
+
+project_labels = project_ids
+"""The name of before."""
 
 
 def _visible(
@@ -326,12 +330,12 @@ def _visible(
     return visible, y[visible].astype(np.int64), x[visible].astype(np.int64)
 
 
-def _pair_agreement(labels: NDArray[np.int64]) -> tuple[float, int]:
-    """Share of equal pairs within the rows of `labels [P, V]` (without `IGNORE`), and how many there are."""
-    ids, index = np.unique(labels, return_inverse=True)
-    index = index.reshape(labels.shape)
-    counts = np.zeros((len(labels), len(ids)), np.int64)
-    np.add.at(counts, (np.arange(len(labels))[:, None], index), 1)
+def _pair_agreement(hits: NDArray[np.int64]) -> tuple[float, int]:
+    """Share of equal pairs within the rows of `hits [P, V]` (without `IGNORE`), and how many there are."""
+    ids, index = np.unique(hits, return_inverse=True)
+    index = index.reshape(hits.shape)
+    counts = np.zeros((len(hits), len(ids)), np.int64)
+    np.add.at(counts, (np.arange(len(hits))[:, None], index), 1)
     counts = counts[:, ids != IGNORE]
     seen = counts.sum(axis=1)
     pairs = int((seen * (seen - 1) // 2).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import (
     FullImageDatamanager,
     FullImageDatamanagerConfig,
 )
-from nerfstudio.data.dataparsers.base_dataparser import DataParser
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from tyro.conf import Suppress
 
 from gradiseg_ns.data.agreement import IdAgreement, explain, id_agreement
 from gradiseg_ns.data.background import background_points
+from gradiseg_ns.data.class_maps import CLASS_MAP, ID_MAP, Numbering, renumber
 from gradiseg_ns.data.dataset import InstanceDataset, size_warning
 from gradiseg_ns.data.free_space import FreeSpace, Frusta
 from gradiseg_ns.data.id_maps import (
@@ -93,8 +95,9 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
     """nerfstudio's full-image data manager whose batches also hold `id_map`.
 
     A batch holds what nerfstudio's does, and `id_map`: int32 `[H, W, 1]` on the device, undistorted like the
-    photo, `IGNORE` where there is no label. `train_dataset.metadata` holds `object_ids` (list of int, sorted;
-    empty unless training, as a checkpoint knows its own) and `object_names` (dict from id to name).
+    photo, `IGNORE` where there is no label. After `use_classes` a training batch holds `class_map` in its place:
+    int64 `[H, W]`. `train_dataset.metadata` holds `object_ids` (list of int, sorted; empty unless training, as a
+    checkpoint knows its own) and `object_names` (dict from id to name).
 
     While training (`test_mode` "val") id maps that cannot be used are an error. Evaluation, rendering, export
     and viewing never fail because of them: they warn once and leave those views unlabelled.
@@ -115,6 +118,8 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
     """What occurs in the training maps; None unless training."""
     id_agreement: IdAgreement | None = None
     """Whether ids agree between views, once the training photos are loaded; None if it cannot be told."""
+    numbering: Numbering | None = None
+    """Whose classes the maps of the training views hold; None: they hold ids."""
     _soft_edges: bool | None = None
     """Whether the training maps have soft edges; None if they were not looked at."""
     _empty_ids: tuple[int, ...] | None = None
@@ -180,28 +185,12 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
 
     def _check_view(self) -> None:
         """Whether the cameras look at the sparse points, with a warning if that is doubtful."""
-        points, outputs = self.points, self.train_dataparser_outputs
-        if points is None:
+        if self.points is None:
             return
-        matrix = torch.eye(4, dtype=torch.float64)
-        matrix[:3] = outputs.dataparser_transform.double()
-        moved = outputs.metadata.get("moved_by")
-        if moved is not None:  # float32 has to hold what is tried
-            matrix[:3, 3] += matrix[:3, :3] @ torch.tensor(moved, dtype=torch.float64)
-        back, scale = torch.linalg.inv(matrix), outputs.dataparser_scale
-
-        def to_original(given: torch.Tensor) -> torch.Tensor:
-            given = given.clone()
-            if given.ndim == 2:
-                return given / scale @ back[:3, :3].T + back[:3, 3]
-            given[:, :3, 3] /= scale
-            return back @ given
-
         names = [path.name for path in self.train_dataset.image_filenames]
+        frusta, points = frusta_of(self.train_dataset.cameras), self.points.float().cpu()
         try:
-            doubt = check_view(
-                frusta_of(self.train_dataset.cameras), points.float().cpu(), names, to_original
-            )
+            doubt = check_view(frusta, points, names, original_frame(self.train_dataparser_outputs))
         except PoseError as error:
             raise PoseError(f"{self.reading.source}: {error}") from None
         if doubt is not None:
@@ -403,10 +392,26 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
         if split == "train" and self.test_mode == "val" and self.config.require_maps:
             self._report_agreement(cached)
         for data in cached:
-            data["id_map"] = _compact(data["id_map"])
             if cache_images_device == "gpu":
-                data["id_map"] = data["id_map"].to(self.device)
+                data[ID_MAP] = data[ID_MAP].to(self.device)
+            renumber(data, None, self.numbering if split == "train" else None)
         return cached
+
+    def use_classes(self, numbering: Numbering | None) -> None:
+        """Have the maps of the training views hold the classes of a table of objects, in the place of ids; None: ids again.
+
+        Memory does not grow. Call it whenever the table changes. Maps of held-out views hold ids always: theirs may be unknown.
+        """
+        if "cached_train" in self.__dict__:  # else they are not loaded yet
+            for data in self.cached_train:
+                renumber(data, self.numbering, numbering)
+        self.numbering = numbering
+
+    def training_ids(self, index: int) -> torch.Tensor:
+        """The ids of a training view, int32 [H, W], whatever its map holds."""
+        data = self.cached_train[index].copy()
+        renumber(data, self.numbering, None)
+        return data[ID_MAP][..., 0].to(torch.int32)
 
     def _undistort_id_maps(self, cached: list[dict[str, torch.Tensor]], cameras: Cameras) -> None:
         lookups: dict[bytes, NDArray[np.int32]] = {}
@@ -496,9 +501,11 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
 
     # ------------------------------------------------------------------------------------------------ batches
 
-    def _with_int32_ids(self, data: dict[str, Any]) -> dict[str, Any]:
+    def _with_map(self, data: dict[str, Any]) -> dict[str, Any]:
         # `data` is nerfstudio's shallow copy of the cached entry, so the cache keeps its compact map.
-        data["id_map"] = data["id_map"].to(self.device, torch.int32)
+        for name, kind in ((ID_MAP, torch.int32), (CLASS_MAP, torch.int64)):
+            if name in data:
+                data[name] = data[name].to(self.device).to(kind)
         return data
 
     def next_train(self, step: int) -> tuple[Cameras, dict]:
@@ -507,19 +514,36 @@ class GradisegDataManager(FullImageDatamanager[InstanceDataset]):
         index = (camera.metadata or {})["cam_idx"]
         camera = self.train_dataset.cameras[index : index + 1]
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
-        return camera, self._with_int32_ids(data)
+        return camera, self._with_map(data)
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
         """The next evaluation view: its camera and its batch."""
         camera, data = super().next_eval_image(step)
-        return camera, self._with_int32_ids(data)
+        return camera, self._with_map(data)
 
     @property
     def fixed_indices_eval_dataloader(self) -> list[tuple[Cameras, dict]]:
         """All evaluation views in order: their cameras and batches."""
-        return [
-            (camera, self._with_int32_ids(data)) for camera, data in super().fixed_indices_eval_dataloader
-        ]
+        return [(camera, self._with_map(data)) for camera, data in super().fixed_indices_eval_dataloader]
+
+
+def original_frame(outputs: DataparserOutputs) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The way back from nerfstudio's frame to that of the files: of points [P, 3] or camera-to-world matrices [V, 4, 4], float64."""
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3] = outputs.dataparser_transform.double()
+    moved = outputs.metadata.get("moved_by")
+    if moved is not None:  # float32 has to hold what is tried
+        matrix[:3, 3] += matrix[:3, :3] @ torch.tensor(moved, dtype=torch.float64)
+    back, scale = torch.linalg.inv(matrix), outputs.dataparser_scale
+
+    def to_original(given: torch.Tensor) -> torch.Tensor:
+        given = given.clone()
+        if given.ndim == 2:
+            return given / scale @ back[:3, :3].T + back[:3, 3]
+        given[:, :3, 3] /= scale
+        return back @ given
+
+    return to_original
 
 
 def viewmats_of(cameras: Cameras) -> NDArray[np.float32]:
@@ -600,9 +624,3 @@ def _camera_lookup(camera: Cameras, height: int, width: int) -> NDArray[np.int32
         if mask is not None:  # a fisheye's image circle
             lookup = np.where(mask[..., 0].numpy(), lookup, np.int32(-1))
     return lookup
-
-
-def _compact(id_map: torch.Tensor) -> torch.Tensor:
-    """The ids in 16 bits if they fit: the cache holds every view."""
-    fits = id_map.numel() == 0 or int(id_map.max()) <= torch.iinfo(torch.int16).max
-    return id_map.to(torch.int16) if fits else id_map

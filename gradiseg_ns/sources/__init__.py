@@ -1,9 +1,9 @@
 """Where splats and views come from: runs of gradiseg and of splatfacto, 3DGS PLY files, data folders. For everything but training.
 
-In: paths. Out: a `Run`, a `Splat`, a `Scene` with posed photos and id maps; checkpoints that can be read (`checkpoints`); new folders of
+In: paths. Out: a `Run`, a `Splat`, a `Capture` with posed photos and id maps; checkpoints that can be read (`checkpoints`); new folders of
 maps whose ids agree (`association`). May not: run anything that lies in a file other than a run's config.yml, or change what it reads.
 
-    from gradiseg_ns.sources import load_run, load_scene
+    from gradiseg_ns.sources import load_run, load_capture
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradiseg_ns.sources.capture import Capture, SourceError, Views, load_capture
     from gradiseg_ns.sources.placing import find_frame, in_nerfstudio_frame, in_original_frame, place_cameras
     from gradiseg_ns.sources.run import Run, load_run, load_splat
-    from gradiseg_ns.sources.scene import Scene, SourceError, Views, load_scene
+    from gradiseg_ns.sources.scene import Scene as Scene
+    from gradiseg_ns.sources.scene import load_scene as load_scene
 
 __all__ = [
-    "Run", "Scene", "SourceError", "Views", "find_frame", "in_nerfstudio_frame", "in_original_frame", "load_run", "load_scene",
+    "Capture", "Run", "SourceError", "Views", "find_frame", "in_nerfstudio_frame", "in_original_frame", "load_capture", "load_run",
     "load_splat", "place_cameras",
 ]  # fmt: skip
 
 _HOME = {
     "find_frame": "placing", "in_nerfstudio_frame": "placing", "in_original_frame": "placing", "place_cameras": "placing", "Run": "run", "load_run": "run", "load_splat": "run",
-    "Scene": "scene", "SourceError": "scene", "Views": "scene", "load_scene": "scene",
+    "Capture": "capture", "SourceError": "capture", "Views": "capture", "load_capture": "capture",
+    "Scene": "scene", "load_scene": "scene",  # names of before
 }  # fmt: skip
 
 

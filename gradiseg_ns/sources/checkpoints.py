@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import zipfile
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.tools.atomic import write_with
 from gradiseg_ns.tools.errors import GradisegError, WriteError
 from gradiseg_ns.tools.terminal import say, warn
@@ -187,6 +189,42 @@ def save(content: dict[str, Any], path: Path) -> None:
         raise WriteError(
             f"{path} cannot be written ({reason}). What was there before is still there."
         ) from error
+
+
+def check_model_state(
+    state: Mapping[str, Any], expected: Collection[str], trained_on: Collection[int] = ()
+) -> tuple[int, ...]:
+    """Whether a model can load a state: it has the model's keys, and knows the objects of the data.
+
+    Args:
+        state: of the checkpoint's model, by names.
+        expected: the names of the model's own state.
+        trained_on: object ids in the maps, if the model is to be trained.
+
+    Returns:
+        The object ids that the checkpoint knows.
+
+    Raises:
+        CheckpointError: a key is missing or unknown, or an id is in the data that the checkpoint does not know.
+    """
+    missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    if missing or unknown:
+        raise CheckpointError(
+            "the checkpoint is not one of this gradiseg model: "
+            + (f"missing {missing}" if missing else "")
+            + (" and " if missing and unknown else "")
+            + (f"unknown {unknown}" if unknown else "")
+            + ". Was it trained by another method, or with other model options?"
+        )
+    known = ObjectTable.from_dict(state["_extra_state"]["objects"]).ids
+    new = sorted(set(trained_on) - set(known))
+    if new:
+        raise CheckpointError(
+            f"the id maps contain {len(new)} object ids that the checkpoint's classifier does not know "
+            f"(first ones: {new[:8]}; it knows {len(known)}). Resume with the id maps of the first run, "
+            "or train anew."
+        )
+    return known
 
 
 def choose_for_commands(pipelines: type) -> None:

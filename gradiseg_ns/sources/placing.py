@@ -11,8 +11,8 @@ from torch import Tensor
 from gradiseg_ns import rendering
 from gradiseg_ns.scene.coordinates import to_nerfstudio, to_original
 from gradiseg_ns.scene.splat import Splat
+from gradiseg_ns.sources.capture import Capture, SourceError, smaller
 from gradiseg_ns.sources.run import Run
-from gradiseg_ns.sources.scene import Scene, SourceError, smaller
 from gradiseg_ns.tools.choices import Frame
 from gradiseg_ns.tools.json_files import read_json
 from gradiseg_ns.tools.terminal import say
@@ -29,8 +29,8 @@ _LOOKS = 8
 _FRAMES = {"nerfstudio": "nerfstudio's frame", "original": "the original frame of COLMAP or transforms.json"}
 
 
-def place_cameras(splat: Splat, scene: Scene, background: Tensor, frame: Frame = "auto") -> str:
-    """Put the scene's cameras where a PLY's Gaussians are, in place, and note the frame in the splat.
+def place_cameras(splat: Splat, capture: Capture, background: Tensor, frame: Frame = "auto") -> str:
+    """Put the capture's cameras where a PLY's Gaussians are, in place, and note the frame in the splat.
 
     Returns:
         the frame that was taken, "nerfstudio" or "original".
@@ -38,15 +38,15 @@ def place_cameras(splat: Splat, scene: Scene, background: Tensor, frame: Frame =
     Raises:
         SourceError: the cameras see nothing of the splat.
     """
-    taken = find_frame(splat, scene, background, frame)
-    for split in (scene.train, scene.test):
-        split.cameras[:] = [_placed(camera, splat, scene, taken) for camera in split.cameras]
+    taken = find_frame(splat, capture, background, frame)
+    for split in (capture.train, capture.test):
+        split.cameras[:] = [_placed(camera, splat, capture, taken) for camera in split.cameras]
     splat.frame = taken
     return taken
 
 
 def find_frame(
-    splat: Splat, scene: Scene, background: Tensor, frame: Frame = "auto", *, part: bool = False
+    splat: Splat, capture: Capture, background: Tensor, frame: Frame = "auto", *, part: bool = False
 ) -> Literal["nerfstudio", "original"]:
     """The coordinates that a PLY's Gaussians have.
 
@@ -56,7 +56,7 @@ def find_frame(
 
     Args:
         splat: its `offset` is taken into account.
-        scene: its photos are loaded only where both frames show something.
+        capture: its photos are loaded only where both frames show something.
         background: RGB [3] behind the splat.
         frame: `auto`, or the one it is.
         part: the splat may be a small object: it is enough that a pixel shows it.
@@ -65,11 +65,11 @@ def find_frame(
         SourceError: the cameras see nothing of the splat.
     """
     names: tuple[Literal["nerfstudio", "original"], ...] = ("nerfstudio", "original")
-    cameras = [smaller(camera) for camera in scene.training_cameras(_LOOKS)]
+    cameras = [smaller(camera) for camera in capture.training_cameras(_LOOKS)]
     shown: dict[str, list[tuple[Tensor, Tensor]]] = {}
     seen: dict[str, float] = {}
     for name in names:
-        shown[name] = [splat.render(_placed(camera, splat, scene, name), background) for camera in cameras]
+        shown[name] = [splat.render(_placed(camera, splat, capture, name), background) for camera in cameras]
         alphas = [alpha for _, alpha in shown[name]]
         seen[name] = max((float(a.max() if part else a.mean()) for a in alphas), default=0.0)
     least = _SHOWN if part else _SEES_NOTHING
@@ -77,7 +77,7 @@ def find_frame(
     possible: list[Literal["nerfstudio", "original"]] = [name for name in asked if seen[name] >= least]
     if not possible:
         raise SourceError(
-            f"the cameras of {scene.data} see nothing of the splat ("
+            f"the cameras of {capture.data} see nothing of the splat ("
             + ", ".join(f"accumulation {seen[name]:.1%} in {_FRAMES[name]}" for name in asked)
             + ")."
             + (
@@ -94,11 +94,11 @@ def find_frame(
         say(f"Frame of the splat: {possible[0]} (no camera sees it in the other one).")
         return possible[0]
     errors = {}
-    indices = spread_views(len(scene.train), _LOOKS)
+    indices = spread_views(len(capture.train), _LOOKS)
     for name in possible:
         differences = []
         for i, (rgb, _) in zip(indices, shown[name], strict=True):
-            photo = scene.train.images[i].permute(2, 0, 1)[None].to(rgb) / 255
+            photo = capture.train.images[i].permute(2, 0, 1)[None].to(rgb) / 255
             photo = torch.nn.functional.interpolate(photo, rgb.shape[:2], mode="area")[0].permute(1, 2, 0)
             differences.append(float((rgb - photo).abs().mean()))
         errors[name] = float(np.mean(differences))
@@ -109,11 +109,11 @@ def find_frame(
     return taken
 
 
-def in_nerfstudio_frame(splat: Splat, scene: Scene, frame: Literal["nerfstudio", "original"]) -> Splat:
+def in_nerfstudio_frame(splat: Splat, capture: Capture, frame: Literal["nerfstudio", "original"]) -> Splat:
     """A splat that is in some frame, moved to where nerfstudio trains the scene."""
     if frame == "nerfstudio":
         return to_nerfstudio(splat, torch.eye(3, 4), 1.0) if any(splat.offset) else splat
-    outputs = scene.manager.train_dataparser_outputs
+    outputs = capture.manager.train_dataparser_outputs
     return to_nerfstudio(splat, outputs.dataparser_transform, outputs.dataparser_scale)
 
 
@@ -132,7 +132,7 @@ def in_original_frame(splat: Splat, run: Run) -> Splat:
                 float(content["scale"]),
             )
         else:
-            outputs = run.scene(maps=False).manager.train_dataparser_outputs
+            outputs = run.capture(maps=False).manager.train_dataparser_outputs
             transform, scale = outputs.dataparser_transform.double(), outputs.dataparser_scale
         if transform.shape != (3, 4) or not bool(transform.isfinite().all()) or not 0 < scale < float("inf"):
             raise ValueError(f"found a transform of shape {list(transform.shape)} and the scale {scale}")
@@ -144,10 +144,10 @@ def in_original_frame(splat: Splat, run: Run) -> Splat:
     return to_original(splat, transform, scale)
 
 
-def _placed(camera: rendering.Camera, splat: Splat, scene: Scene, frame: str) -> rendering.Camera:
-    """One of the scene's cameras where the splat's means are: before the dataparser's x -> scale (R x + t) if the splat is in
+def _placed(camera: rendering.Camera, splat: Splat, capture: Capture, frame: str) -> rendering.Camera:
+    """One of the capture's cameras where the splat's means are: before the dataparser's x -> scale (R x + t) if the splat is in
     the original frame, and without its offset."""
-    outputs = scene.manager.train_dataparser_outputs
+    outputs = capture.manager.train_dataparser_outputs
     transform, scale = (
         outputs.dataparser_transform.double().to(camera.viewmat.device),
         outputs.dataparser_scale,

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 import yaml
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.splatfacto import RGB2SH
 from torch import Tensor
 
 from gradiseg_ns.data.datamanager import GradisegDataManagerConfig
 from gradiseg_ns.formats.foreign import is_run_config
 from gradiseg_ns.formats.read_ply import read_ply
+from gradiseg_ns.scene.harmonics import dc_of, rgb_of
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.sources import checkpoints
-from gradiseg_ns.sources.scene import Scene, SourceError, scene_of
+from gradiseg_ns.sources.capture import Capture, SourceError, capture_of
 
 NERFSTUDIO_BACKGROUND = (0.1490, 0.1647, 0.2157)
 """What nerfstudio draws behind a splat that was trained on random backgrounds."""
@@ -43,14 +43,14 @@ class Run:
         """Whether its Gaussians have identity encodings."""
         return "_model.gauss_params.identity" in self.state
 
-    def scene(
+    def capture(
         self,
         *,
         masks_dir: str | None = None,
         data: Path | None = None,
         maps: bool = True,
         max_objects: int | None = None,
-    ) -> Scene:
+    ) -> Capture:
         """The data the run was trained on (or another folder), with id maps from `masks_dir` if given.
 
         Args:
@@ -82,7 +82,10 @@ class Run:
             raise SourceError(
                 f"{given}: there is no {config.data}, seen from here or from a folder above the run. Name the folder with --data."
             )
-        return scene_of(config, maps, self.splat.means.device)
+        return capture_of(config, maps, self.splat.means.device)
+
+    scene = capture
+    """The name of before."""
 
 
 def anchor(config_path: Path, config: TrainerConfig) -> None:
@@ -194,6 +197,6 @@ def splat_of_state(state: dict[str, Any], path: Path, *, sh_degree: int = 3) -> 
         )
     params = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     if sh_degree == 0:  # splatfacto then stores the logits of plain colours
-        params["features_dc"] = RGB2SH(params["features_dc"].sigmoid())
+        params["features_dc"] = dc_of(rgb_of(params["features_dc"], logits=True))
     params = {key: value.float() for key, value in params.items()}
     return Splat.from_parameters(params)

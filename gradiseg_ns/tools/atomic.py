@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from gradiseg_ns.tools.errors import GradisegError, WriteError
 
@@ -283,39 +283,85 @@ def new_run_folder(wanted: Path) -> Path:
         raise write_error(folder, error) from error
 
 
-def occupy(folder: Path) -> Callable[[], None]:
+def occupy(
+    folder: Path,
+    name: str = _OCCUPIED,
+    *,
+    who: str = "another training",
+    way_out: str = "Wait for its end, or take another --timestamp.",
+) -> Callable[[], None]:
     """Keep a folder for this process, until the function that is returned is called or the process ends.
 
+    Args:
+        folder: made if it is not there.
+        name: the file in it that says whose it is. Other names do not keep each other away.
+        who: what the other one is, for the message.
+        way_out: what to do, for the message.
+
     Raises:
-        WriteError: another process that is alive has it, or nothing can be written there.
+        WriteError: another process that may be alive has it, or nothing can be written there.
     """
-    mark = folder / _OCCUPIED
+    mark = folder / name
+    own = f"{_owner()}-{socket.gethostname()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for _ in range(10):
-            try:
-                with open(mark, "x", encoding="utf8") as file:
-                    file.write(_owner())
+        while True:
+            with open(mark, "a+", encoding="utf8", errors="replace") as file:
+                if not _locked(file, mark):
+                    continue  # who had it has just removed it
+                file.seek(0)
+                found = file.read()
+                machine, process, host = (*found.split("-", 2), "", "")[:3]
+                mine = (machine, process) == (_MACHINE, str(os.getpid()))
+                if not mine and _may_be_alive(machine, process, host, os.fstat(file.fileno()).st_mtime):
+                    where = "" if machine == _MACHINE else f" on {host or 'another machine'}"
+                    raise WriteError(
+                        f"{folder} is written by {who}, process {process}{where}. {way_out} If there is no such process any more, "
+                        f"remove {mark}."
+                    )
+                file.truncate(0)
+                file.write(own)
                 break
-            except FileExistsError:
-                pass
-            machine, _, process = mark.read_text("utf8", errors="replace").partition("-")
-            if process == str(os.getpid()) and machine == _MACHINE:
-                break
-            if machine == _MACHINE and process.isdigit() and _is_alive(int(process)):
-                raise WriteError(
-                    f"{folder} is written by another training, process {process}. Wait for its end, or take another --timestamp."
-                )
-            with contextlib.suppress(FileNotFoundError):
-                mark.unlink()
     except WriteError:
         raise
     except OSError as error:
         raise write_error(folder, error) from error
 
     def leave() -> None:
-        with contextlib.suppress(OSError):
-            if mark.read_text("utf8") == _owner():
+        with contextlib.suppress(OSError), open(mark, encoding="utf8", errors="replace") as file:
+            if _locked(file, mark) and file.read() == own:
+                file.close()  # where an open file cannot be removed
                 mark.unlink()
 
     return leave
+
+
+def _may_be_alive(machine: str, process: str, host: str, written: float) -> bool:
+    """Whether the process that a mark names may still be there. Of another machine nobody can tell: it has a day."""
+    if not process.isdigit():
+        return False
+    if machine == _MACHINE:
+        return _is_alive(int(process))
+    if host == socket.gethostname() and written < _started():
+        return False
+    return time.time() - written < _DAY
+
+
+def _started() -> float:
+    """When this machine was started, in seconds since 1970; 0 if it does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        return time.time() - float(Path("/proc/uptime").read_text().split()[0])
+    return 0.0
+
+
+def _locked(file: IO[Any], path: Path) -> bool:
+    """Wait until nobody else looks at an open file, and say whether it is still the one of that path. Where there are no locks, as on
+    Windows, nobody waits."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False

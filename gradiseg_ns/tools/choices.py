@@ -12,3 +12,5 @@ Format = Literal["ply", "compressed-ply", "spz"]
 """Files that an export writes."""
 IdMode = Literal["auto", "keep", "new"]
 """Whether association keeps the ids of the masks."""
+Level = Literal["objects", "parts"]
+"""Which maps of an association are learnt."""

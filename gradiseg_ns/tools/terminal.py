@@ -103,8 +103,13 @@ def _for_the_user(error: BaseException) -> BaseException | None:
     return None
 
 
-def progress_bars() -> Progress:
-    """A rich display of progress with done and total, and the time that is left."""
+def progress_bars(*, note: bool = False, **options: Any) -> Progress:
+    """A rich display of progress with done and total, and the time that is left.
+
+    Args:
+        note: every task has a field ``note`` too, which is shown last.
+        options: of rich's display, such as ``transient``: it goes away at the end.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -116,14 +121,15 @@ def progress_bars() -> Progress:
 
     return Progress(
         TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=console(),
+        TimeElapsedColumn(), TimeRemainingColumn(), *([TextColumn("{task.fields[note]}")] if note else []),
+        console=console(), **options,
     )  # fmt: skip
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
-    """One bar; the block calls what it is given after each of `total` pieces."""
-    with progress_bars() as bars:
+def progress(description: str, total: int, *, transient: bool = False) -> Iterator[Callable[[], None]]:
+    """One bar; the block calls what it is given after each of `total` pieces. A transient one goes away at the end."""
+    with progress_bars(transient=transient) as bars:
         task = bars.add_task(description, total=total)
         yield lambda: bars.advance(task)
 

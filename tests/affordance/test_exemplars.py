@@ -54,7 +54,7 @@ def test_shapes_paint_the_pixels_whose_centres_they_hold(tmp_path: Path) -> None
     assert names == list(AFFORDANCES)
     assert exemplar.name == "cup"
     assert exemplar.image.shape == (HEIGHT, WIDTH, 3) and exemplar.image.dtype == np.uint8
-    assert exemplar.labels.dtype == np.int32
+    assert exemplar.classes.dtype == np.int32
     expected = np.zeros((HEIGHT, WIDTH), int)
     for row in range(HEIGHT):
         for column in range(WIDTH):
@@ -71,15 +71,15 @@ def test_shapes_paint_the_pixels_whose_centres_they_hold(tmp_path: Path) -> None
                 expected[row, column] = 2
             if 22 <= x <= 24 and 12 <= y <= 14:
                 expected[row, column] = 0
-    np.testing.assert_array_equal(exemplar.labels, expected)
+    np.testing.assert_array_equal(exemplar.classes, expected)
 
 
 def test_a_polygon_may_reach_beyond_the_photo_and_cross_itself(tmp_path: Path) -> None:
     write_photo(tmp_path)
     write_shapes(tmp_path / "cup.json", [shape("grasp", [[-5, -5], [50, -5], [50, 40], [-5, 40]])])
-    assert (read_exemplars(tmp_path)[0][0].labels == 1).all()
+    assert (read_exemplars(tmp_path)[0][0].classes == 1).all()
     write_shapes(tmp_path / "cup.json", [shape("grasp", [[0, 0], [40, 30], [40, 0], [0, 30]])])
-    labels = read_exemplars(tmp_path)[0][0].labels
+    labels = read_exemplars(tmp_path)[0][0].classes
     assert labels[15, 2] == 1 and labels[15, 37] == 1 and labels[2, 20] == 0 and labels[27, 20] == 0
 
 
@@ -91,7 +91,7 @@ def test_other_names_are_numbered_in_alphabetical_order(tmp_path: Path) -> None:
     )
     exemplars, names = read_exemplars(tmp_path)
     assert names == ["background", "grasp", "lid", "spout"]
-    assert exemplars[0].labels[0, 0] == 1
+    assert exemplars[0].classes[0, 0] == 1
     (tmp_path / "classes.json").write_text('{"2": "lid", "1": "grasp", "4": "spout"}')
     assert read_exemplars(tmp_path)[1] == ["background", "grasp", "lid", "class 3", "spout"]
 
@@ -122,7 +122,7 @@ def test_id_maps_lie_beside_the_photo_or_in_a_folder(tmp_path: Path) -> None:
     exemplars, names = read_exemplars(tmp_path)
     assert [exemplar.name for exemplar in exemplars] == ["a", "b"] and names[7] == "wrap-grasp"
     for exemplar in exemplars:
-        np.testing.assert_array_equal(exemplar.labels, labels)
+        np.testing.assert_array_equal(exemplar.classes, labels)
 
 
 def test_a_turned_photo_is_seen_as_its_painter_saw_it(tmp_path: Path) -> None:
@@ -308,4 +308,4 @@ def test_a_mirrored_exemplar_has_its_labels_mirrored() -> None:
     assert again.name == "cup, mirrored"
     for x in range(5):
         np.testing.assert_array_equal(again.image[:, x], image[:, 4 - x])
-        np.testing.assert_array_equal(again.labels[:, x], labels[:, 4 - x])
+        np.testing.assert_array_equal(again.classes[:, x], labels[:, 4 - x])

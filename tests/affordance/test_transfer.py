@@ -20,6 +20,7 @@ from gradiseg_ns.affordance.transfer import (
     TransferError,
     affordance_maps,
     area_mean,
+    class_map,
     legend,
     patch_shares,
     prepare,
@@ -100,7 +101,7 @@ def half_and_half(height: int = 60, width: int = 80) -> np.ndarray:
 
 def test_a_label_that_is_no_class_is_refused() -> None:
     exemplar = Exemplar("cup", np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 2, np.int32))
-    with pytest.raises(ExemplarError, match="cup: expected labels from 0 to 1"):
+    with pytest.raises(ExemplarError, match="cup: expected classes from 0 to 1"):
         ExemplarBank.build([exemplar], ColorTokens(), 2)
 
 
@@ -165,22 +166,26 @@ def test_the_whole_road_from_painted_photos_to_gaussians(tmp_path: Path) -> None
 
     assert done == [exemplar.name for exemplar in exemplars] + [view[0] for view in others]
     assert result.class_names == AFFORDANCES and result.colors.shape == (8, 3)
-    assert result.labels[-1] == -1 and (result.shares[-1] == 0).all()
-    seen = result.labels[:-1] >= 0
+    assert result.classes[-1] == -1 and (result.shares[-1] == 0).all()
+    seen = result.classes[:-1] >= 0
     assert seen.float().mean() > 0.9
     torch.testing.assert_close(result.shares[:-1][seen].sum(dim=1), torch.ones(int(seen.sum())))
     # Crude Gaussians lie across the balls' outlines: exact maps would give 97.5 % of them their label.
-    assert (result.labels[:-1] == expected)[seen].float().mean() > 0.95
+    assert (result.classes[:-1] == expected)[seen].float().mean() > 0.95
     parts = {name: torch.from_numpy(np.choose(np.minimum(ids, 2), [0, 4, 1])) for name, ids in truth.items()}
     exact = majority(accumulate(gaussians, [(view[1], parts[view[0]]) for view in others], 8)).classes
-    assert (result.labels == exact).float().mean() > 0.975
+    assert (result.classes == exact).float().mean() > 0.975
     assert all(maps.dtype == torch.int32 for maps in result.maps_2d.values())
     projections = [rendering.project(gaussians, camera) for _, camera, _ in others]
     flat, right = (torch.stack([maps[name] for name, _, _ in others]) for maps in (result.maps_2d, parts))
     again, best = (
-        torch.stack([render_labels(projection, labels) for projection in projections])
-        for labels in (result.labels, exact)
+        torch.stack([class_map(projection, classes) for projection in projections])
+        for classes in (result.classes, exact)
     )
+    with pytest.warns(DeprecationWarning, match="classes"):  # the names of version 0.1
+        assert result.labels is result.classes
+    with pytest.warns(DeprecationWarning, match="class_map"):
+        assert torch.equal(render_labels(projections[0], exact), best[0])
     assert (evaluate(flat, right, 8).mean_iou or 0) > 90
     assert (evaluate(again, best, 8).mean_iou or 0) > 90
 

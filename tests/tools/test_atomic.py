@@ -6,10 +6,13 @@ import errno
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,6 +218,63 @@ def test_no_two_runs_in_one_folder(tmp_path: Path) -> None:
     mark.write_text(f"{atomic._MACHINE}-{DEAD}")
     occupy(wanted)()
     assert names(wanted) == []
+
+
+def test_a_mark_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / ".mine"
+    here = socket.gethostname()
+    for text in ("0000aaaa-1-elsewhere", f"0000aaaa-1-{here}"):  # another container may have our name
+        mark.write_text(text)
+        with pytest.raises(
+            WriteError, match=rf"a copy, process 1 on {text[11:]}\. Wait\. If .*remove .*\.mine"
+        ):
+            occupy(tmp_path, ".mine", who="a copy", way_out="Wait.")
+    occupy(tmp_path)()  # other marks do not matter
+    monkeypatch.setattr(atomic, "_started", lambda: time.time() + 1)  # this machine was started since
+    occupy(tmp_path, ".mine")()
+    mark.write_text("0000aaaa-1-elsewhere")
+    os.utime(mark, (1e9, 1e9))
+    occupy(tmp_path, ".mine")()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that begin at once")
+@pytest.mark.parametrize("text", ["", f"{atomic._MACHINE}-{DEAD}-here"], ids=["empty", "dead"])
+def test_only_one_takes_a_mark_of_the_dead(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = atomic._may_be_alive
+
+    def slow(*args: Any) -> bool:
+        time.sleep(0.02)  # time for the others
+        return real(*args)
+
+    monkeypatch.setattr(atomic, "_may_be_alive", slow)
+    for trial in range(3):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        (folder / ".training").write_text(text)
+        start = time.time() + 0.01
+        won, lost, decided = 0, 1, os.pipe()
+        racers = []
+        for _ in range(4):
+            racer = os.fork()
+            if racer == 0:
+                outcome = won
+                try:
+                    time.sleep(max(0.0, start - time.time()))
+                    occupy(folder)
+                except WriteError:
+                    outcome = lost
+                finally:
+                    os.write(decided[1], bytes([outcome]))
+                    signal.pause()  # whoever won is there until all have tried
+            racers.append(racer)
+        outcomes = [os.read(decided[0], 1)[0] for _ in racers]
+        for racer in racers:
+            os.kill(racer, signal.SIGKILL)
+            os.waitpid(racer, 0)
+        assert sorted(outcomes) == [won, lost, lost, lost]
 
 
 def test_text_of_nerfstudios_is_whole_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from rich.errors import MarkupError
 from gradiseg_ns.tools import terminal
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.json_files import parse_json
-from gradiseg_ns.tools.terminal import mend_commands, printable, say, say_error, warn
+from gradiseg_ns.tools.terminal import mend_commands, printable, progress, progress_bars, say, say_error, warn
 
 
 @pytest.fixture
@@ -44,6 +44,19 @@ def test_whatever_is_said_is_printed(said: io.StringIO, text: str) -> None:
     assert said.getvalue().splitlines() == [
         shown, f"[/red] {shown}", f"Warning: {shown}", f"GradisegError: {shown}",
     ]  # fmt: skip
+
+
+def test_progress_tells_a_note_and_may_go_away(said: io.StringIO) -> None:
+    with progress_bars(note=True) as bars:
+        bars.update(bars.add_task("Training", total=4, note=""), completed=3, note="17 Gaussians")
+    assert "3/4" in said.getvalue() and "17 Gaussians" in said.getvalue()
+    said.truncate(0)
+    with progress("Evaluating", 2, transient=True) as advance:
+        advance()
+    assert "Evaluating" not in said.getvalue()
+    with progress("Evaluating", 2) as advance:
+        advance()
+    assert "Evaluating" in said.getvalue() and "1/2" in said.getvalue()
 
 
 def test_long_lines_are_not_broken(said: io.StringIO) -> None:
