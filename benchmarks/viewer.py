@@ -1,9 +1,14 @@
 """Waiting times in the viewer: from a click to the glowing selection, during training and after it, and edited frames against plain ones.
 
     python benchmarks/viewer.py --run RUN [--data SCENE]
+    python benchmarks/viewer.py --run RUN --new-objects --ignore-ids 0 19
 
 Meanwhile the training goes on from the run's last checkpoint, in a temporary folder; the run is not changed. A client of the
 viewer's own protocol sends clicks. The time ends when the first picture with the selection has arrived.
+
+With `--new-objects`: one click on each object as if it were new, without a browser. The click is the most interior pixel of its exact mask in
+the training view where it is largest; seconds to the first answer and to that of the search (by the clock, and of all processors), and the
+IoU of both on the held-out views.
 """
 
 from __future__ import annotations
@@ -14,20 +19,25 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
+from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.viewer.viewer import Viewer
 
 import gradiseg_ns.drawing.blends as blends
-from gradiseg_ns import sources
+from gradiseg_ns import rendering, sources
 from gradiseg_ns.editing.display import Selection
 from gradiseg_ns.editing.edits import Duplicate, Edit, Hide, Move, Remove, Similarity, Tint
+from gradiseg_ns.masks.wand import innermost
+from gradiseg_ns.scene.objects import MIN_ACCUMULATION
+from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.viewer.client import ViewerClient
+from gradiseg_ns.viewer.session import Session
 
 
 @dataclass
@@ -42,6 +52,12 @@ class Args:
     steps: int = 400
     """Largest number of training steps that run meanwhile."""
     device: str | None = None
+    new_objects: bool = False
+    """Measure clicks on new objects instead. The run may have been trained without id maps."""
+    masks_dir: str = "object_mask"
+    """Of new objects: the exact maps."""
+    ignore_ids: tuple[int, ...] = ()
+    """Of new objects: those that are left out."""
 
 
 def frames(model: Any, camera: Any, count: int) -> None:
@@ -97,7 +113,7 @@ def clicks(viewer: Viewer, panel: Any, count: int) -> list[float]:
     original = blends.glow
 
     def glow(*args: Any) -> Any:
-        drawn.append((time.perf_counter(), browsers[0].picture_count))
+        drawn.append((time.perf_counter(), browsers[0].page.picture_count))
         return original(*args)
 
     blends.glow = glow
@@ -112,7 +128,7 @@ def clicks(viewer: Viewer, panel: Any, count: int) -> list[float]:
             random.seed(0)
             for _ in range(count):
                 client.set("Select", "Pick")
-                client.wait(lambda: client.pointer_enabled == "click", timeout=60)
+                client.wait(lambda: client.page.pointer_enabled == "click", timeout=60)
                 time.sleep(random.uniform(0.5, 1.0))
                 version = panel.session.editing.version
                 start = time.perf_counter()
@@ -120,11 +136,78 @@ def clicks(viewer: Viewer, panel: Any, count: int) -> list[float]:
                 client.wait(lambda v=version: panel.session.editing.version != v, timeout=60)
                 selected = time.perf_counter()
                 client.wait(lambda t=selected: drawn and drawn[-1][0] > t, timeout=60)
-                client.wait(lambda n=drawn[-1][1]: client.picture_count > n, timeout=60)
+                client.wait(lambda n=drawn[-1][1]: client.page.picture_count > n, timeout=60)
                 waits.append(time.perf_counter() - start)
     finally:
         blends.glow = original
     return waits
+
+
+def new_objects(args: Args) -> None:
+    """Clicks on new objects: a table of times and of IoU on the held-out views, in percent."""
+    run = sources.load_run(args.run)
+    photos = run.capture(masks_dir=args.masks_dir)
+    train, test = photos.train, photos.test
+    _, pipeline, _, _ = eval_setup(run.config_path, test_mode="inference")
+    cameras = pipeline.datamanager.train_dataset.cameras  # type: ignore[attr-defined]
+    session = Session(lambda: pipeline.model, lambda: cameras)  # type: ignore[arg-type, return-value]
+    new = session.new_object
+    maps = torch.cat([m.unique() for m in train.id_maps]).unique().tolist()
+    rows = []
+    print(f"{pipeline.model.num_points} Gaussians; IoU in percent of the first answer and of the search's")
+    print(f"{'id':>4} {'name':18} {'first':>7} {'IoU':>6} {'search':>7} {'CPU':>7} {'IoU':>6} {'views':>5}")
+    for i in [i for i in maps if i >= 0 and i not in args.ignore_ids]:
+        view, x, y = innermost_pixel(train, i)
+        session.clear()
+        start = time.perf_counter()
+        new.click(cameras[view : view + 1], x / train.cameras[view].width, y / train.cameras[view].height)
+        first = time.perf_counter() - start
+        before = held_out_iou(session, test, i)
+        search = new.search()
+        assert search is not None
+        start, cpu = time.perf_counter(), time.process_time()
+        try:
+            found = search.run()
+            new.accept(search)
+            asked = len(found.views) + len(found.skipped)
+        except GradisegError as error:
+            print(f"{i}: {error}")
+            asked = 0
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        rows.append([first, before, seconds, cpu, held_out_iou(session, test, i), asked])
+        print(_line(str(i), photos.object_names.get(i, ""), rows[-1]), flush=True)
+    print(_line("", "mean", [statistics.mean(column) for column in zip(*rows, strict=True)]))
+
+
+def _line(id: str, name: str, row: Sequence[float]) -> str:
+    first, before, searched, cpu, after, asked = row
+    times = f"{searched:5.1f} s {cpu:5.1f} s"
+    return f"{id:>4} {name:18} {first:5.2f} s {100 * before:6.1f} {times} {100 * after:6.1f} {asked:5.1f}"
+
+
+def innermost_pixel(train: Any, object_id: int) -> tuple[int, float, float]:
+    """The view in which an object is largest, and x and y of its most interior pixel there."""
+    view = max(range(len(train)), key=lambda v: int((train.id_maps[v] == object_id).sum()))
+    x, y = innermost((train.id_maps[view] == object_id).numpy())
+    return view, x + 0.5, y + 0.5
+
+
+@torch.no_grad()
+def held_out_iou(session: Session, test: Any, object_id: int) -> float:
+    """Mean IoU over the held-out views: pixels in which the selection has more than half of the weight."""
+    scores = []
+    with session.scene.reading() as model:
+        rows = session.selection.rows(model.arrangement(), model.means)
+        gaussians = model.drawn_gaussians()
+        for camera, ids in zip(test.cameras, test.id_maps, strict=True):
+            weight, alpha = rendering.render(gaussians, camera, rows.float()[:, None])
+            found = rendering.expected(weight, alpha)[..., 0] > 0.5
+            found &= alpha[..., 0] >= MIN_ACCUMULATION
+            truth = (ids == object_id).to(found.device)
+            either = int((found | truth).sum())
+            if either:
+                scores.append(int((found & truth).sum()) / either)
+    return statistics.mean(scores) if scores else 0.0
 
 
 def report(what: str, waits: list[float]) -> None:
@@ -136,8 +219,11 @@ def report(what: str, waits: list[float]) -> None:
 
 
 def main(args: Args) -> None:
+    if args.new_objects:
+        new_objects(args)
+        return
     run = sources.load_run(args.run)
-    data = args.data or run.scene(maps=False).data
+    data = args.data or run.capture(maps=False).data
     with tempfile.TemporaryDirectory() as folder:
         config = copy.deepcopy(run.config)
         config.output_dir, config.max_num_iterations = Path(folder), args.steps

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.viewer.utils import get_camera
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
 from gradiseg_ns.formats.export import safe_name
@@ -111,6 +113,16 @@ def mend_viewer(viewer: Any, close: Callable[[], None], failed: Callable[[Except
     server.stop = stop_all
     atexit.register(end)
     keep_names(server.gui)
+
+
+def camera_of(viewer: Any, client: Any) -> Cameras:
+    """What a browser shows, at the resolution of a picture at rest."""
+    state = viewer.get_camera_state(client)
+    limit = viewer.control_panel.max_res
+    height, width = limit, int(limit * state.aspect)
+    if width > limit:
+        height, width = int(limit / state.aspect), limit
+    return get_camera(state, max(height, 1), max(width, 1))
 
 
 def give_back_memory() -> None:

@@ -84,7 +84,7 @@ class Opened:
 
     def pixel_of(self, id: int) -> tuple[float, float]:
         """A point of the first training view, as shares, in the middle of what is seen of an object."""
-        with self.session.reading() as model:
+        with self.session.scene.reading() as model:
             state = self.viewer.get_camera_state(next(iter(self.server.get_clients().values())))
             from nerfstudio.viewer.utils import get_camera
 

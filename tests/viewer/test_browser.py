@@ -10,7 +10,8 @@ import pytest
 import viser.transforms as vtf
 from PIL import Image
 
-from gradiseg_ns.viewer.client import Camera, ViewerClient
+from gradiseg_ns.viewer.client import ViewerClient
+from gradiseg_ns.viewer.page import Camera
 
 from .browser import Browser, browser_or_skip
 from .test_client import FILE, PlainServer
@@ -36,7 +37,7 @@ def page(plain: PlainServer) -> Iterator[Browser]:
 def test_other_client_starts_where_the_page_does(plain: PlainServer, page: Browser) -> None:
     theirs = next(iter(plain.server.get_clients().values())).camera
     with ViewerClient(plain.port) as client:
-        view = client.view
+        view = client.page.view
     np.testing.assert_allclose(view.position, theirs.position, atol=1e-5)
     np.testing.assert_allclose(vtf.SO3(view.wxyz).as_matrix(), vtf.SO3(theirs.wxyz).as_matrix(), atol=1e-5)
     np.testing.assert_allclose(view.look_at, theirs.look_at, atol=1e-5)

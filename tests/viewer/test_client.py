@@ -99,9 +99,9 @@ def plain() -> Iterator[PlainServer]:
 @pytest.fixture
 def client(plain: PlainServer) -> Iterator[ViewerClient]:
     with ViewerClient(plain.port, server=plain.server) as client:
-        client.wait(lambda: "/gizmo" in client.scene, what="everything the server has")
+        client.wait(lambda: "/gizmo" in client.page.scene, what="everything the server has")
         yield client
-        assert not client.errors
+        assert not client.page.errors
 
 
 def expect(client: ViewerClient, plain: PlainServer, name: str, value: Any) -> None:
@@ -109,23 +109,23 @@ def expect(client: ViewerClient, plain: PlainServer, name: str, value: Any) -> N
 
 
 def test_gui_is_mirrored(client: ViewerClient, plain: PlainServer) -> None:
-    button = client.find("Press me")
+    button = client.page.find("Press me")
     assert (button.type, button.color, button.disabled, button.visible) == ("button", "red", False, True)
-    kind = client.find("Kind")
+    kind = client.page.find("Kind")
     assert kind.value == "kind 0" and len(kind.options or ()) == 60
-    assert client.find("Name", "Folder").container == client.find("Folder").id
-    assert client.find("Same", "First") is not client.find("Same", "Folder")
-    assert [w.value for w in client.widgets() if w.type == "markdown"] == ["a *note*"]
-    assert client.find("Press", startswith=True) is button
-    assert client.panel_label == "plain" and client.widgets()[0] is button
+    assert client.page.find("Name", "Folder").container == client.page.find("Folder").id
+    assert client.page.find("Same", "First") is not client.page.find("Same", "Folder")
+    assert [w.value for w in client.page.widgets() if w.type == "markdown"] == ["a *note*"]
+    assert client.page.find("Press", startswith=True) is button
+    assert client.page.panel_label == "plain" and client.page.widgets()[0] is button
     with pytest.raises(AssertionError, match=r"'Nothing'.*there are .*button 'Press me'"):
-        client.find("Nothing")
+        client.page.find("Nothing")
     with pytest.raises(AssertionError, match=r"2 widgets labelled 'Same'.*root/Folder.*root/First"):
-        client.find("Same")
+        client.page.find("Same")
 
 
 def test_gui_follows_the_server(client: ViewerClient, plain: PlainServer) -> None:
-    kind, size = client.find("Kind"), client.find("Size")
+    kind, size = client.page.find("Kind"), client.page.find("Size")
     with plain.server.atomic():
         plain.widgets.size.value, plain.widgets.size.disabled = 1.5, True
         plain.widgets.kind.options = ("one", "two")
@@ -138,11 +138,11 @@ def test_gui_follows_the_server(client: ViewerClient, plain: PlainServer) -> Non
 
     with plain.server.gui.add_folder("Passing") as folder:
         plain.server.gui.add_button("Ghost", visible=False)
-    ghost = client.wait(lambda: client.find("Ghost", "Passing"))
-    assert not client.shown(ghost)
+    ghost = client.wait(lambda: client.page.find("Ghost", "Passing"))
+    assert not client.page.shown(ghost)
     folder.remove()
     client.wait(lambda: ghost.removed)
-    assert "Passing" not in client.describe()
+    assert "Passing" not in client.page.describe()
 
 
 def test_inputs_reach_the_server(client: ViewerClient, plain: PlainServer) -> None:
@@ -158,8 +158,8 @@ def test_inputs_reach_the_server(client: ViewerClient, plain: PlainServer) -> No
     for label, value in values.items():
         client.set(label, value)
         expect(client, plain, names.get(label, label.lower()), value)
-    assert client.find("Name").value == "some{one}"
-    option = (client.find("Kind").options or ())[-1]
+    assert client.page.find("Name").value == "some{one}"
+    option = (client.page.find("Kind").options or ())[-1]
     client.set("Kind", option)
     expect(client, plain, "kind", option)
     for label, value in {
@@ -179,34 +179,34 @@ def test_inputs_reach_the_server(client: ViewerClient, plain: PlainServer) -> No
 def test_two_clients(client: ViewerClient, plain: PlainServer) -> None:
     with ViewerClient(plain.port, server=plain.server) as other:
         other.press("Press me")
-        other.wait(lambda: other.notifications, what="the notification")
-        title, body, *_ = other.notifications[0]
+        other.wait(lambda: other.page.notifications, what="the notification")
+        title, body, *_ = other.page.notifications[0]
         assert title == "Pressed" and plain.events == [("press", int(body.removeprefix("by ")))]
         other.set("Name", "both")
-        client.wait(lambda: client.find("Name").value == "both")
-        assert not client.notifications and not other.errors
+        client.wait(lambda: client.page.find("Name").value == "both")
+        assert not client.page.notifications and not other.page.errors
     client.wait(lambda: len(plain.server.get_clients()) == 1, what="the other client to be gone")
 
 
 def test_notification_of_the_server(client: ViewerClient, plain: PlainServer) -> None:
     (handle,) = plain.server.get_clients().values()
     notification = handle.add_notification("Busy", "0 %", loading=True, color="blue")
-    client.wait(lambda: client.notifications)
+    client.wait(lambda: client.page.notifications)
     notification.body = "done"
-    client.wait(lambda: [n.body for n in client.notifications] == ["0 %", "done"])
+    client.wait(lambda: [n.body for n in client.page.notifications] == ["0 %", "done"])
     notification.remove()
-    client.wait(lambda: not client.open_notifications)
+    client.wait(lambda: not client.page.open_notifications)
 
 
 def test_modal_is_above_the_panel(client: ViewerClient, plain: PlainServer) -> None:
     client.press("Ask")
-    client.wait(lambda: client.find("Yes", "Sure?"))
+    client.wait(lambda: client.page.find("Yes", "Sure?"))
     with pytest.raises(AssertionError, match="the modal 'Sure\\?' is above button 'Press me'"):
         client.press("Press me", timeout=0)
     client.press("Yes")
-    client.wait(lambda: not client.modals)
+    client.wait(lambda: not client.page.modals)
     client.press("Press me")
-    client.wait(lambda: client.notifications)
+    client.wait(lambda: client.page.notifications)
 
 
 def test_click(client: ViewerClient, plain: PlainServer) -> None:
@@ -215,7 +215,7 @@ def test_click(client: ViewerClient, plain: PlainServer) -> None:
     client.camera((0, -4, 0), look_at=(0, 0, 0), up=(0, 0, 1), fov=math.pi / 2, aspect=2.0)
     client.press("Pick")
     client.click(0.75, 0.25)  # right of the middle and above it: 45 degrees down to the right edge is x = 2
-    client.wait(lambda: plain.events and client.pointer_enabled is None)
+    client.wait(lambda: plain.events and client.page.pointer_enabled is None)
     (name, event), *_ = plain.events
     assert name == "click" and event.screen_pos == ((0.75, 0.25),)
     assert event.ray_origin == (0, -4, 0)
@@ -242,16 +242,16 @@ def test_camera_goes_both_ways(client: ViewerClient, plain: PlainServer) -> None
     np.testing.assert_allclose(handle.camera.up_direction, (0, 0, 1), atol=1e-9)
     np.testing.assert_allclose(handle.camera.look_at, (0, math.sqrt(27) - 2, 1), atol=1e-9)
 
-    seen = client.view
+    seen = client.page.view
     with handle.atomic():
         handle.camera.position, handle.camera.look_at = (5.0, 0, 0), (0.0, 0, 0)
-    client.wait(lambda: client.view is not seen and tuple(client.view.position) == (5, 0, 0))
-    client.wait(lambda: np.allclose(vtf.SO3(client.view.wxyz).as_matrix()[:, 2], (-1, 0, 0)))
-    client.wait(lambda: np.allclose(handle.camera.wxyz, client.view.wxyz, atol=1e-6), what="the answer")
+    client.wait(lambda: client.page.view is not seen and tuple(client.page.view.position) == (5, 0, 0))
+    client.wait(lambda: np.allclose(vtf.SO3(client.page.view.wxyz).as_matrix()[:, 2], (-1, 0, 0)))
+    client.wait(lambda: np.allclose(handle.camera.wxyz, client.page.view.wxyz, atol=1e-6), what="the answer")
 
 
 def test_gizmo(client: ViewerClient, plain: PlainServer) -> None:
-    node = client.scene["/gizmo"]
+    node = client.page.scene["/gizmo"]
     client.wait(lambda: node.position == (1, 2, 3))
     client.move_gizmo("/gizmo", wxyz=(0, 1, 0, 0), position=(4, 5, 6))
     expect(client, plain, "gizmo", ((0, 1, 0, 0), (4, 5, 6)))
@@ -259,15 +259,19 @@ def test_gizmo(client: ViewerClient, plain: PlainServer) -> None:
     client.wait(lambda: not node.visible)
     passing = plain.server.scene.add_frame("/passing/frame")
     client.wait(
-        lambda: client.scene["/passing/frame"].type == "Frame" if "/passing/frame" in client.scene else False
+        lambda: (
+            client.page.scene["/passing/frame"].type == "Frame"
+            if "/passing/frame" in client.page.scene
+            else False
+        )
     )
     passing.remove()
-    client.wait(lambda: "/passing/frame" not in client.scene)
+    client.wait(lambda: "/passing/frame" not in client.page.scene)
 
 
 def test_files_both_ways(client: ViewerClient, plain: PlainServer) -> None:
     client.press("Get the file")
-    download = client.wait(lambda: client.downloads, what="the file")[0]
+    download = client.wait(lambda: client.page.downloads, what="the file")[0]
     assert (download.name, download.content) == ("noise.bin", FILE)
     client.upload("Load", "in.bin", FILE)
     client.wait(lambda: plain.events, what="the server's callback")
@@ -278,7 +282,7 @@ def test_files_both_ways(client: ViewerClient, plain: PlainServer) -> None:
 def test_picture(client: ViewerClient, plain: PlainServer) -> None:
     picture = client.wait_picture()
     assert picture.shape == (40, 60, 3) and picture.dtype == np.uint8 and (picture == (10, 200, 30)).all()
-    count = client.picture_count
+    count = client.page.picture_count
     plain.server.scene.set_background_image(np.full((20, 30, 3), 90, np.uint8), format="jpeg")
     picture = client.wait_picture(after=count)
     assert picture.shape == (20, 30, 3) and np.abs(picture.astype(int) - 90).max() < 4
@@ -293,12 +297,14 @@ def test_wait_tells_what_it_saw(client: ViewerClient) -> None:
 
 def test_errors_of_the_page_are_seen(plain: PlainServer) -> None:
     with ViewerClient(plain.port, server=plain.server) as client:
-        client.wait(lambda: client.find("Same", "First"), what="the GUI")
+        client.wait(lambda: client.page.find("Same", "First"), what="the GUI")
         send = plain.server.get_clients()[max(plain.server.get_clients())]._websock_connection.queue_message
         send(_messages.GuiUpdateMessage("nobody", {"value": 1}))
-        send(_messages.GuiUpdateMessage(client.find("Press me").id, {"colour": 1}))
+        send(_messages.GuiUpdateMessage(client.page.find("Press me").id, {"colour": 1}))
         send(_messages.GuiRemoveMessage("nobody"))
-        client.wait(lambda: len(client.errors) == 3)
+        client.wait(lambda: len(client.page.errors) == 3)
         plain.server.gui.add_button("Red", color=(255, 0, 0))  # type: ignore[arg-type]
         plain.widgets.kind.options = ("same", "same")
-        client.wait(lambda: [error.endswith("a blank page") for error in client.errors[3:]] == [True, True])
+        client.wait(
+            lambda: [error.endswith("a blank page") for error in client.page.errors[3:]] == [True, True]
+        )

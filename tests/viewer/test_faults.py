@@ -66,7 +66,7 @@ def test_browsers_leave_while_their_cameras_move(opened: Opened, capfd: pytest.C
                 time.sleep(0.01 * (number % 5))
     nobody_is_left(opened)
     client = opened.connect()  # waits for a picture
-    count = client.picture_count
+    count = client.page.picture_count
     client.camera(position=(4.0, 4.0, 4.0), look_at=(0, 0, 0), up=(0, 0, 1), fov=0.9, aspect=1.5)
     client.wait_picture(after=count)
     assert "Traceback" not in capfd.readouterr().err
@@ -127,9 +127,9 @@ def test_a_renderer_outlives_an_error_in_a_picture(opened: Opened, monkeypatch: 
 
     monkeypatch.setattr(type(opened.model), "get_outputs_for_camera", broken)
     client.camera(position=(4.0, 4.0, 4.0), look_at=(0, 0, 0), up=(0, 0, 1), fov=0.9, aspect=1.5)
-    client.wait(lambda: any("no memory on purpose" in n.body for n in client.notifications))
+    client.wait(lambda: any("no memory on purpose" in n.body for n in client.page.notifications))
     monkeypatch.setattr(type(opened.model), "get_outputs_for_camera", original)
-    count = client.picture_count
+    count = client.page.picture_count
     client.camera(position=(5.0, 4.0, 4.0), look_at=(0, 0, 0), up=(0, 0, 1), fov=0.9, aspect=1.5)
     client.wait_picture(after=count)
 
@@ -146,11 +146,11 @@ def test_names_stay_in_their_folder(opened: Opened) -> None:
     client.set("Render name", "../../../evil `$(x)`")
     wait(lambda: _field(opened, "Render name")._impl.value.startswith(".."), "the name")
     client.press("Generate Command", "Render")
-    client.wait(lambda: client.modals, what="the command")
+    client.wait(lambda: client.page.modals, what="the command")
     new = {path for path in data.parent.rglob("*.json")} - before
     assert [path.relative_to(data).as_posix() for path in new] == ["camera_paths/evil_x.json"]
     text = next(
-        str(w.value) for w in client.widgets() if w.type == "markdown" and "ns-render" in str(w.value)
+        str(w.value) for w in client.page.widgets() if w.type == "markdown" and "ns-render" in str(w.value)
     )
     assert f"renders/{data.name}/evil_x.mp4" in text
     new.pop().unlink()
@@ -171,7 +171,7 @@ def _field(opened: Opened, label: str) -> Any:
 
 def test_browsers_set_values_alone_and_of_lists_what_they_offer(opened: Opened) -> None:
     client = opened.connect()
-    widget = client.find("Box takes")
+    widget = client.page.find("Box takes")
     for updates in ({"value": "../x"}, {"is_button": True}, {"value": "Gaussians", "label": "x"}):
         client._send("GuiUpdateMessage", id=widget.id, updates=updates)
     time.sleep(0.5)
@@ -190,14 +190,16 @@ def test_a_fault_of_the_program_is_not_told_as_a_mistake_of_the_user(
     )  # torch's errors, and ValueErrors
     client.set("Hidden", "Show all")
     fault = "This is a fault of the program; see the terminal."
-    client.wait(lambda: any(n.body.endswith(fault) for n in client.notifications))
+    client.wait(lambda: any(n.body.endswith(fault) for n in client.page.notifications))
     wait(lambda: "Traceback" in capsys.readouterr().out, "the traceback")
     monkeypatch.setattr(opened.session, "show_all", lambda: int("x"))
     client.set("Hidden", "Show all")
-    client.wait(lambda: sum(n.body.endswith(fault) for n in client.notifications) == 2)
+    client.wait(lambda: sum(n.body.endswith(fault) for n in client.page.notifications) == 2)
     client.set("See", "Hide")
     client.wait(
-        lambda: [n for n in client.notifications if n.title == "Not done" and "nothing is selected" in n.body]
+        lambda: [
+            n for n in client.page.notifications if n.title == "Not done" and "nothing is selected" in n.body
+        ]
     )
 
 
@@ -212,7 +214,8 @@ def test_a_list_that_another_program_changed(opened: Opened) -> None:
     client.set("Edits", "Save")
     client.wait(
         lambda: any(
-            "1 of them another program had added: hide the blue ball" in n.body for n in client.notifications
+            "1 of them another program had added: hide the blue ball" in n.body
+            for n in client.page.notifications
         )
     )
     assert [s["label"] for s in json.loads(path.read_text())["steps"]] == [
@@ -223,12 +226,14 @@ def test_a_list_that_another_program_changed(opened: Opened) -> None:
     EditList().save(path)
     client.set("Edits", "Save")
     client.wait(
-        lambda: any(n.title == "Not done" and "Nothing was saved" in n.body for n in client.notifications)
+        lambda: any(
+            n.title == "Not done" and "Nothing was saved" in n.body for n in client.page.notifications
+        )
     )
     assert json.loads(path.read_text())["steps"] == []
-    count = len(client.notifications)
+    count = len(client.page.notifications)
     client.set("Edits", "Save")
-    client.wait(lambda: any("2 edits saved" in n.body for n in client.notifications[count:]))
+    client.wait(lambda: any("2 edits saved" in n.body for n in client.page.notifications[count:]))
     assert len(json.loads(path.read_text())["steps"]) == 2
 
 
@@ -239,9 +244,9 @@ def test_a_click_holds_the_training_twice_and_classifies_once(
     holds: list[str] = []
     classified: list[str] = []
     panel, model = opened.pipeline.viewer_panel, opened.model
-    hold = opened.session._hold
+    hold = opened.session.scene.hold
     monkeypatch.setattr(
-        opened.session, "_hold", lambda: (holds.append(threading.current_thread().name), hold())[1]
+        opened.session.scene, "hold", lambda: (holds.append(threading.current_thread().name), hold())[1]
     )
     for name in ("gaussian_confidence", "gaussian_classes"):
         original = getattr(type(model), name)
@@ -250,12 +255,12 @@ def test_a_click_holds_the_training_twice_and_classifies_once(
         )
     point = opened.pixel_of(1)
     client.set("Select", "Pick")
-    client.wait(lambda: client.pointer_enabled == "click")
-    with panel._acting:  # what the press has brought up to date
+    client.wait(lambda: client.page.pointer_enabled == "click")
+    with panel.actions.lock:  # what the press has brought up to date
         holds.clear()
     client.click(*point)
-    client.wait(lambda: str(client.find("Selected").value).startswith("red ball"))
-    with panel._acting:
+    client.wait(lambda: str(client.page.find("Selected").value).startswith("red ball"))
+    with panel.actions.lock:
         assert len(holds) == 2, "one for the pick and one for the panel"
     assert len(classified) <= 1, "the arrangement may need the classes, once"
     panel._refresh()

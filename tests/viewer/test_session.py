@@ -36,7 +36,7 @@ def camera(pipeline: GradisegPipeline) -> Cameras:
 
 
 def truth(pipeline: GradisegPipeline, index: int = 0) -> torch.Tensor:
-    return pipeline.datamanager.cached_train[index]["id_map"][..., 0]
+    return pipeline.datamanager.training_ids(index)
 
 
 def point_on(ids: torch.Tensor, id: int) -> tuple[float, float]:
@@ -46,7 +46,7 @@ def point_on(ids: torch.Tensor, id: int) -> tuple[float, float]:
 
 
 def ids_seen(session: Session, camera: Cameras) -> torch.Tensor:
-    with session.reading() as model:
+    with session.scene.reading() as model:
         return model.look(model.rendering_camera(camera)).object_ids
 
 
@@ -64,15 +64,15 @@ def test_a_click_selects_what_is_rendered_there(session: Session, camera: Camera
     assert session.selection.ids == (1, 7)
     session.pick(camera, x, y, extend=True)
     assert session.selection.ids == (7,), "a second click takes away"
-    assert session.describe().startswith("blue ball (")
+    assert session.snapshot().selected.startswith("blue ball (")
 
 
 def test_a_selection_glows_and_only_where_it_is(session: Session, camera: Cameras, pipeline) -> None:
     model = pipeline.model
-    with session.reading(), torch.no_grad():
+    with session.scene.reading(), torch.no_grad():
         plain = model.get_outputs(camera)["rgb"]
     session.select([1])
-    with session.reading(), torch.no_grad():
+    with session.scene.reading(), torch.no_grad():
         glowing = model.get_outputs(camera)
     ball = truth(pipeline) == 1
     changed = (glowing["rgb"] - plain).abs().amax(dim=-1) > 0.02
@@ -149,20 +149,20 @@ def test_tightening_and_loosening_is_monotone(session: Session) -> None:
     session.select([1])
     counts = []
     for weight in (10.0, 2.0, 1.0, 0.5, 0.05):
-        session.set_weight(weight)
+        session.selector.set_weight(weight)
         arrangement = session.arrangement()
-        with session.reading() as model:
+        with session.scene.reading() as model:
             counts.append(int(session.selection.rows(arrangement, model.means).sum()))
     assert counts[0] < counts[2] < counts[-1], counts
     assert counts[0] <= counts[1]
     assert counts[3] <= counts[4]
-    session.set_weight(1.0)
+    session.selector.set_weight(1.0)
     assert session.selection.region is None, "w = 1 is the object as it is"
 
 
 def test_grow_and_shrink(session: Session) -> None:
     def count() -> int:
-        with session.reading() as model:
+        with session.scene.reading() as model:
             return int(session.selection.rows(model.arrangement(), model.means).sum())
 
     session.select([1])
@@ -199,7 +199,7 @@ def test_a_box_takes_objects_or_gaussians(session: Session, camera: Cameras, pip
 def test_a_part_is_split_off_by_a_click(session: Session, camera: Cameras, pipeline) -> None:
     x, y = point_on(truth(pipeline), 1)
     session.select([1])
-    session.tolerance = 0.15
+    session.new_object.tolerance = 0.15
     session.split_off(camera, x, y)
     assert session.selection.ids == (1,)
     session.rename("patch")
@@ -219,10 +219,10 @@ def test_a_new_object_from_clicks_in_three_views(session: Session, pipeline) -> 
     cameras = pipeline.datamanager.train_dataset.cameras
     for index in (0, 9, 18):
         x, y = point_on(truth(pipeline, index), 1)
-        session.click_new(cameras[index : index + 1], x, y)
-    assert len(session.views) == 3
+        session.new_object.click(cameras[index : index + 1], x, y)
+    assert len(session.new_object.views) == 3
     session.make_object("ball again")
-    assert not session.views
+    assert not session.new_object.views
     new = session.selection.ids[0]
     shares = []
     for index in (4, 13, 22):  # views in which nothing was clicked
@@ -236,11 +236,11 @@ def test_clicks_beside_everything_say_so(session: Session, camera: Cameras) -> N
     session.select([0, 1, 7])
     session.remove()
     with pytest.raises(SessionError, match="nothing is there"):
-        session.click_new(camera, 0.5, 0.5)
-    assert not session.views
+        session.new_object.click(camera, 0.5, 0.5)
+    assert not session.new_object.views
     assert session.pick(camera, 0.5, 0.5) is None
     with pytest.raises(SessionError, match="nothing to export"):
-        session.export("everything")
+        session.files.export("everything")
 
 
 def test_edits_are_saved_and_loaded(session: Session, pipeline, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_what_is_exported_is_what_is_shown(session: Session, pipeline, tmp_path:
     session.hide()
     session.select([1])
     session.tint((0.0, 0.0, 1.0))
-    name, data, count = session.export("everything", separate=True)
+    name, data, count = session.files.export("everything", separate=True)
     assert name.endswith(".zip")
     rows = {r.id: r for r in session.objects()}
     with zipfile.ZipFile(io.BytesIO(data)) as file:
@@ -276,7 +276,7 @@ def test_what_is_exported_is_what_is_shown(session: Session, pipeline, tmp_path:
     files = sorted((tmp_path / "out").rglob("*.ply"))
     assert len(files) == 2
     assert sum(len(read_ply(f)) for f in files) == count == rows[1].gaussians + rows[7].gaussians
-    name, data, count = session.export("selection", stem="../../red ball")
+    name, data, count = session.files.export("selection", stem="../../red ball")
     assert "/" not in name and ".." not in name
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         file.extractall(tmp_path / "one")
@@ -317,16 +317,18 @@ def test_a_thousand_random_edits_and_clicks(session: Session, pipeline) -> None:
         "duplicate": lambda: session.duplicate() if random.random() < 0.1 else None,
         "merge": lambda: session.merge(random.choice(list(session.names()) or [0])),
         "split": lambda: session.split_off(camera(), *point()),
-        "new": lambda: session.click_new(camera(), *point(), outside=random.random() < 0.3),
+        "new": lambda: session.new_object.click(camera(), *point(), outside=random.random() < 0.3),
         "make": lambda: session.make_object("thing"),
-        "weight": lambda: session.set_weight(10 ** random.uniform(-1, 1)) if random.random() < 0.2 else None,
+        "weight": lambda: (
+            session.selector.set_weight(10 ** random.uniform(-1, 1)) if random.random() < 0.2 else None
+        ),
         "grow": lambda: session.grow(random.choice([1, -1])),
         "undo": session.undo,
         "undo twice": lambda: (session.undo(), session.undo()),
         "redo": session.redo,
         "clear": session.clear,
         "list": session.objects,
-        "describe": session.describe,
+        "describe": session.snapshot,
     }
     told = 0
     for number in range(1000):
@@ -337,7 +339,7 @@ def test_a_thousand_random_edits_and_clicks(session: Session, pipeline) -> None:
             assert str(error), name
             told += 1
         if number % 50 == 0:
-            with session.reading(), torch.no_grad():
+            with session.scene.reading(), torch.no_grad():
                 outputs = model.get_outputs(camera())
             assert not model.editing.errors
             assert outputs["rgb"].isfinite().all()
