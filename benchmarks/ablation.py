@@ -52,6 +52,8 @@ class Ablation:
     """Number of trainings that run at once and share the threads."""
     fork_at: float | None = None
     """Train only the first row of every seed from the start, and the other rows from its checkpoint at this share of the run. Use it for rows that differ only in later phases, such as `--rows boundary-off boundary --fork-at 0.667`."""
+    every_side: Path | None = None
+    """Folder of masks of single objects from every side; cut-outs are compared with them, too (benchmarks/every_side.py)."""
     output: Path = Path("outputs/ablation/results.jsonl")
     options: tuple[str, ...] = field(default_factory=tuple)
     """Further options of every row as path=JSON, e.g. pipeline.model.igd_budget=0.4."""
@@ -83,6 +85,7 @@ class Ablation:
             "device": self.device,
             "row": row,
             "fork_at": self.fork_at,
+            "every_side": None if self.every_side is None else str(self.every_side),
             "trunk": trunk,
             "options": {
                 "pipeline.datamanager.masks_dir": self.masks_dir,
@@ -116,12 +119,14 @@ class Ablation:
 
 
 FIGURES = (
-    "miou", "mbiou", "mbiou_fine", "extracted_biou", "psnr", "ssim", "gaussian_count", "seconds",
+    "miou", "mbiou", "mbiou_fine", "extracted_biou", "psnr", "ssim", "all_iou", "all_biou", "splat_at_edges", "field_at_edges", "gaussian_count", "seconds",
 )  # fmt: skip
 
 
 def one_run(job: dict[str, Any]) -> None:
     """Train and evaluate in this process, and print the result as one line."""
+    import torch
+
     import gradiseg_ns.runs as runs
 
     output = Path("outputs/ablation/runs") / job["row"] / str(job["seed"])
@@ -138,8 +143,59 @@ def one_run(job: dict[str, Any]) -> None:
             config.max_num_iterations -= fork + 1
     trainer, seconds = runs.train(config, description=job["row"])
     metrics = runs.evaluate(trainer, pictures=config.get_base_dir() / "eval")
-    result = {**job, **metrics, "seconds": seconds, "run": str(config.get_base_dir())}
+    with torch.no_grad():
+        oracle = field_at_edges(trainer.pipeline)
+    own = {**oracle, "seconds": seconds, "run": str(config.get_base_dir())}
+    if job["every_side"] is not None:
+        from every_side import cut_outs, figures_of, read_every_side
+
+        from gradiseg_ns import sources
+
+        views = read_every_side(Path(job["every_side"]))
+        own.update(figures_of(views, cut_outs(sources.load_run(config.get_base_dir()), views)))
+    result = {**job, **metrics, **own}
     print("\nRESULT " + json.dumps(result), flush=True)
+
+
+def field_at_edges(pipeline: Any) -> dict[str, float]:
+    """Does the field know more than the splat? Share of pixels with the right class, in percent, of the splat as rendered and of the field's
+    own volume rendering: at the pixels of held-out views that lie within two pixels of an edge of the id map and in which boundary
+    Gaussians are visible. Empty without a field."""
+    import torch
+
+    from gradiseg_ns import rendering
+    from gradiseg_ns.boundary.refinement import REACH, SEEN, Patches, edge_classes, sample_rays
+
+    model = pipeline.model
+    phase = model.boundary_phase
+    if phase is None or not phase.config.field or phase.points is None:
+        return {}
+    points, refiner = phase.points, phase.refiner
+    splat = model.edited_splat(model.arrangement())
+    opacities = splat.opacities.sigmoid()[:, None]
+    features = torch.cat(
+        [0.5 + 0.28209479177387814 * splat.features_dc, model.gauss_params["identity"], opacities], dim=-1
+    )
+    own = torch.zeros(len(splat), 1, device=model.device)
+    own[points.indices] = 1.0
+    right, count = torch.zeros(2), 0
+    model.eval()
+    for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader:
+        outputs = model.get_outputs_for_camera(camera)
+        view = model.rendering_camera(camera)
+        truth = edge_classes(model.objects.classes_of(batch["id_map"][..., 0].to(model.device)))
+        seen, _ = rendering.render(splat.gaussians(), view, own)
+        at = ((truth >= 0) & (seen[..., 0] > SEEN)).nonzero(as_tuple=True)
+        if not len(at[0]):
+            continue
+        depth = outputs["depth"][..., 0]
+        rays = sample_rays(view, Patches(*at), depth, REACH * points.spacing, refiner.samples, jitter=False)
+        values, _ = refiner.query(rays, features[points.indices])
+        for k, identity in enumerate((outputs.identity_map[at], values.identity)):
+            right[k] += (model.classifier(identity).argmax(-1) == truth[at]).sum().cpu()
+        count += len(at[0])
+    splats, fields = (100 * right / max(count, 1)).tolist()
+    return {"splat_at_edges": splats, "field_at_edges": fields}
 
 
 def print_table(ablation: Ablation, results: list[dict[str, Any]]) -> None:

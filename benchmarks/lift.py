@@ -2,8 +2,9 @@
 
     python benchmarks/lift.py --splat RUN --masks-dir object_mask --ignore-ids 0 19
 
-Rendering means the colours of every training view. A lift counts the votes of all maps; refinement adds one more pass. Figures are of
-held-out views. Labels are rendered as the identity encodings that `gradiseg lift` writes.
+Rendering means the colours of every training view. A lift counts the votes of all maps; refinement adds one more pass; sharpening
+fits Gaussians too. Figures are of held-out views, the PSNR is against their photos. Labels are rendered as the identity encodings
+that `gradiseg lift` writes; `labels` are those of the PLY.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from rich.table import Table
 from torch import Tensor
 
 from gradiseg_ns import rendering, sources
+from gradiseg_ns.boundary import cutting
 from gradiseg_ns.data.id_maps import read_id_map, resize_id_map
 from gradiseg_ns.evaluation.metrics import MaskMetrics
 from gradiseg_ns.grouping.codes import spread_codes
 from gradiseg_ns.grouping.identity import IDENTITY_DIM
+from gradiseg_ns.losses.psnr import psnr
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.votes import identities
@@ -41,6 +44,8 @@ class LiftBenchmark:
     truth_dir: str | None = None
     """Exact maps of the held-out views. Default: those of --masks-dir."""
     ignore_ids: tuple[int, ...] = ()
+    passes: int = cutting.PASSES
+    """How often sharpening fits each view."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     output: Path | None = None
     """Write the figures as JSON."""
@@ -54,6 +59,8 @@ class LiftBenchmark:
         codes = spread_codes(len(objects), IDENTITY_DIM).to(self.device)
         splat.render(train.cameras[0])  # compiles
         accumulate(splat.gaussians(), views[:1], len(objects))
+        identities.refine(splat.gaussians(), views[:1], codes, splat.opacities)
+        cutting.sharpen(splat, views[:1], codes, run.background, passes=1)
         start = self._now()
         for camera, _ in views:
             splat.render(camera)
@@ -65,23 +72,34 @@ class LiftBenchmark:
         start = self._now()
         refined = identities.refine(splat.gaussians(), views, codes, votes.total())
         refine_seconds = vote_seconds + self._now() - start
+        start = self._now()
+        cut = cutting.sharpen(splat, views, codes, run.background, passes=self.passes)
+        sharpen_seconds = self._now() - start
+        sure = identities.encode(identities.classify_encodings(refined, codes), codes)
+        told = identities.encode(majority(cut.votes).classes, codes)
+        Console().print(cut.told())
         table = Table(
             title=f"{scene.data.name}, {len(views)} views, {len(objects)} ids, {len(splat)} Gaussians, {self.device}"
         )
-        for column in ("", "seconds", "of rendering", "mIoU", "mBIoU", "fine boundary"):
+        for column in ("", "Gaussians", "seconds", "of rendering", "mIoU", "mBIoU", "fine boundary", "PSNR"):
             table.add_column(column, justify="right")
-        table.add_row("rendering", f"{rendering_seconds:.1f}", "1.00", "", "", "")
-        figures: dict[str, object] = {"rendering": rendering_seconds}
-        for name, encoding, seconds in (
-            ("votes", voted, vote_seconds),
-            ("votes, refined", refined, refine_seconds),
+        table.add_row("rendering", str(len(splat)), f"{rendering_seconds:.1f}", "1.00", "", "", "", "")
+        figures: dict[str, object] = {"rendering": rendering_seconds, "sharpened": cut.told()}
+        for name, shown, encoding, seconds in (
+            ("votes", splat, voted, vote_seconds),
+            ("votes, refined", splat, refined, refine_seconds),
+            ("its labels", splat, sure, refine_seconds),
+            ("sharpened", cut.splat, cut.encoding, sharpen_seconds),
+            ("its labels, by votes", cut.splat, told, sharpen_seconds),
         ):
-            quality = self._quality(scene, splat, objects, encoding, codes)
-            figures[name] = {"seconds": seconds, "ratio": seconds / rendering_seconds, "quality": quality}
+            quality = self._quality(scene, shown, objects, encoding, codes)
+            decibels, ratio = self._psnr(scene, shown, run.background), seconds / rendering_seconds
+            figures[name] = {"seconds": seconds, "ratio": ratio, "quality": quality, "psnr": decibels}
             table.add_row(
-                name, f"{seconds:.1f}", f"{seconds / rendering_seconds:.2f}", *(f"{q:.2f}" for q in quality)
-            )
-        Console().print(table)
+                name, str(len(shown)), f"{seconds:.1f}", f"{ratio:.2f}",
+                *(f"{q:.2f}" for q in quality), f"{decibels:.2f}",
+            )  # fmt: skip
+        Console(width=110).print(table)
         if self.output is not None:
             self.output.write_text(json.dumps(figures, indent=2))
 
@@ -103,6 +121,14 @@ class LiftBenchmark:
             metrics.update(name, ids.cpu(), truth)
         result = metrics.result()
         return [float(getattr(result, k) or 0.0) for k in ("miou", "mbiou", "mbiou_fine")]
+
+    def _psnr(self, scene: sources.Scene, splat: Splat, background: Tensor) -> float:
+        """Mean over the held-out views, in dB."""
+        found = []
+        for camera, image in zip(scene.test.cameras, scene.test.images, strict=True):
+            rgb, _ = splat.render(camera, background)
+            found.append(float(psnr(rgb, image.to(rgb) / 255)))
+        return sum(found) / len(found)
 
     def _now(self) -> float:
         if self.device == "cuda":

@@ -6,33 +6,41 @@ Thin on purpose: which maps are rendered, which losses apply when, what a checkp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from gsplat.strategy.ops import remove
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.models.splatfacto import RGB2SH, SH2RGB, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor
 from torch.nn import Parameter
 from tyro.conf import Suppress
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
-from gradiseg_ns.boundary.refinement import focus_losses
-from gradiseg_ns.boundary.rounds import Consensus, find_consensus, overshooting_ends, sharpen
-from gradiseg_ns.data.free_space import NEAR_SHARE, FreeSpace, must_go
-from gradiseg_ns.drawing.blends import (
-    Blend,
-    Outputs,
-    add_segmentation,
+from gradiseg_ns.boundary import rounds
+from gradiseg_ns.boundary.agreement import Consensus
+from gradiseg_ns.boundary.clean_space import class_signs, foreign_feature
+from gradiseg_ns.boundary.phase import (
+    BoundaryConfig,
+    BoundaryPhase,
+    Foreign,
+    RefinedGaussians,
+    RefinedView,
+    ambiguity_feature,
+    heat,
 )
+from gradiseg_ns.data.class_maps import CLASS_MAP, ID_MAP, downscaled
+from gradiseg_ns.data.free_space import NEAR_SHARE, FreeSpace, must_go
+from gradiseg_ns.data.id_maps import IGNORE
+from gradiseg_ns.data.seeds import with_background
+from gradiseg_ns.drawing.blends import Blend, Outputs, add_segmentation, identity_directions
 from gradiseg_ns.drawing.drawn_model import DrawnModel
 from gradiseg_ns.editing.display import Editing
 from gradiseg_ns.evaluation.lpips import LazyLpips, without_lpips_download
+from gradiseg_ns.evaluation.views import psnr_inside
 from gradiseg_ns.grouping.densification import GradisegStrategy, SplitRule
 from gradiseg_ns.grouping.identity import (
     IDENTITY_DIM,
@@ -45,9 +53,10 @@ from gradiseg_ns.grouping.probe import IdentityProbe, Signal
 from gradiseg_ns.grouping.schedule import Schedule, ScheduleConfig, apply_schedule
 from gradiseg_ns.losses.psnr import PSNR, psnr
 from gradiseg_ns.losses.ssim import FastSSIM
+from gradiseg_ns.scene.harmonics import dc_of, in_degree, rgb_of
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.splat import Splat
-from gradiseg_ns.sources.checkpoints import CheckpointError
+from gradiseg_ns.sources.checkpoints import check_model_state
 from gradiseg_ns.tools.terminal import say
 from gradiseg_ns.votes.accumulate import Votes
 from gradiseg_ns.votes.identities import from_votes
@@ -144,7 +153,8 @@ class GradisegModel(DrawnModel):
             )
         self.schedule = apply_schedule(config)
         self.editing = Editing()
-        seed_points = self._all_seed_points()
+        metadata = self.kwargs.get("metadata") or {}
+        seed_points = with_background(self.seed_points, metadata.get("background_points"))
         if seed_points is not None and not config.random_init:
             # The parent copies colours to CUDA; without colours it does not, and they are filled in below.
             self.seed_points = (seed_points[0].float(), seed_points[1][:0])
@@ -155,11 +165,9 @@ class GradisegModel(DrawnModel):
         self.ssim = FastSSIM()
         self.psnr = PSNR()
         if seed_points is not None and not config.random_init and len(seed_points[1]) > 0:
-            color = seed_points[1].float() / 255
-            dc = RGB2SH(color) if config.sh_degree > 0 else torch.logit(color, eps=1e-10)
+            dc = dc_of(seed_points[1].float() / 255, logits=config.sh_degree == 0, eps=1e-10)
             self.gauss_params["features_dc"] = Parameter(dc)
 
-        metadata = self.kwargs.get("metadata") or {}
         self.objects = ObjectTable.create(
             metadata.get("object_ids") or [], metadata.get("object_names") or {}
         )
@@ -171,10 +179,7 @@ class GradisegModel(DrawnModel):
             max(config.neighbor_candidates, config.neighbor_count),
             config.refine_every,
         )
-        basis = torch.linalg.qr(
-            torch.randn(config.identity_dim, 3, generator=torch.Generator().manual_seed(3))
-        )[0]
-        self.register_buffer("_identity_basis", basis, persistent=False)
+        self.register_buffer("_identity_basis", identity_directions(config.identity_dim), persistent=False)
         self.strategy = GradisegStrategy.after(
             self.strategy,
             self.schedule,
@@ -189,16 +194,6 @@ class GradisegModel(DrawnModel):
         self.boundary_phase = None
         if config.boundary_refiner and self._identity_on:
             self.boundary_phase = BoundaryPhase(config.boundary, config.identity_dim)
-
-    def _all_seed_points(self) -> tuple[Tensor, Tensor] | None:
-        """Sparse points and those behind the scene, with colours of 0 to 255."""
-        found = self.seed_points
-        background = (self.kwargs.get("metadata") or {}).get("background_points")
-        if found is None or background is None or len(found[1]) != len(found[0]):
-            return found
-        return tuple(  # type: ignore[return-value]
-            torch.cat([a.float(), b.to(a.device).float()]) for a, b in zip(found, background, strict=True)
-        )
 
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
         groups = super().get_gaussian_param_groups()
@@ -218,12 +213,7 @@ class GradisegModel(DrawnModel):
 
     def adopt(self, splat: Splat) -> None:
         """Take over the Gaussians of a trained splat, before there are optimizers. Identities start anew."""
-        params = splat.to(self.device).to_parameters()
-        wanted = (self.config.sh_degree + 1) ** 2 - 1
-        rest = params["features_rest"][:, :wanted]
-        params["features_rest"] = F.pad(rest, (0, 0, 0, wanted - rest.shape[1]))
-        if self.config.sh_degree == 0:
-            params["features_dc"] = torch.logit((SH2RGB(params["features_dc"])).clamp(1e-4, 1 - 1e-4))
+        params = in_degree(splat.to(self.device).to_parameters(), self.config.sh_degree)
         if self.config.identity:
             params["identity"] = initial_identity(len(splat), self.config.identity_dim)
         for name, parameter in self.gauss_params.items():
@@ -241,7 +231,7 @@ class GradisegModel(DrawnModel):
         What optimizers know of them is forgotten.
 
         Args:
-            views: cameras with id maps int [H, W, 1] at their resolution.
+            views: cameras with maps of classes int [H, W] at their resolution.
         """
         count, dim = len(self.objects.ids), self.config.identity_dim
         identity, weight, votes = from_votes(self._gaussians(), self._class_maps(views), count, dim)
@@ -280,30 +270,12 @@ class GradisegModel(DrawnModel):
         Raises:
             CheckpointError: for missing or unknown keys, or ids in the data that the checkpoint does not know.
         """
-        state = {**dict}
-        expected = set(self.state_dict())
-        missing, unknown = sorted(expected - set(state)), sorted(set(state) - expected)
-        if missing or unknown:
-            raise CheckpointError(
-                "the checkpoint is not one of this gradiseg model: "
-                + (f"missing {missing}" if missing else "")
-                + (" and " if missing and unknown else "")
-                + (f"unknown {unknown}" if unknown else "")
-                + ". Was it trained by another method, or with other model options?"
-            )
-        stored = ObjectTable.from_dict(state["_extra_state"]["objects"])
-        new = sorted(set(self.objects.ids) - set(stored.ids))
-        if new and self.training:
-            raise CheckpointError(
-                f"the id maps contain {len(new)} object ids that the checkpoint's classifier does not know "
-                f"(first ones: {new[:8]}; it knows {len(stored.ids)}). Resume with the id maps of the first run, "
-                "or train anew."
-            )
-        count = state["gauss_params.means"].shape[0]
+        known = check_model_state(dict, set(self.state_dict()), self.objects.ids if self.training else ())
+        count = dict["gauss_params.means"].shape[0]
         for parameter in self.gauss_params.values():
             parameter.data = parameter.data.new_zeros((count, *parameter.shape[1:]))
-        self.classifier.resize(len(stored.ids))
-        return super(SplatfactoModel, self).load_state_dict(state, **kwargs)
+        self.classifier.resize(len(known))
+        return super(SplatfactoModel, self).load_state_dict({**dict}, **kwargs)
 
     # ---------------------------------------------------------------- rendering
 
@@ -337,6 +309,10 @@ class GradisegModel(DrawnModel):
             blend.add("identity", params["identity"], self.config.identity_geometry)
         blend.add("edited", None if shown is None else shown.features, 0.0)
         blend.add("boundary", self._ambiguity_feature(refining, rows), 0.0)
+        signs = None
+        if refining and self.config.boundary.foreign > 0:
+            signs = class_signs(len(self.objects.ids), self.step, self.device)
+            blend.add("foreign", foreign_feature(self.strategy_state["vote_class"], signs))
         blend.rasterize(projection, absgrad=self.training and self.strategy.needs_absgrad(self.step))
         self.info = projection.info()
         alpha = blend.alpha
@@ -360,8 +336,12 @@ class GradisegModel(DrawnModel):
         outputs = Outputs(rgb=rgb, depth=depth, accumulation=alpha, background=background)
         outputs.identity_map = identity_map
         boundary = blend.get("boundary")
-        if refining and boundary is not None:
-            outputs.boundary_view = (view, boundary.detach()[..., 0])
+        if refining and boundary is not None and depth is not None and identity_map is not None:
+            outputs.boundary_view = RefinedView(
+                view, boundary.detach()[..., 0], rgb, alpha[..., 0], depth[..., 0], identity_map, background
+            )
+            if signs is not None:
+                outputs.foreign = Foreign(blend["foreign"][..., 0], signs)
         if not self.training:
             heights = torch.zeros_like(alpha) if boundary is None else blend.expected("boundary")
             outputs["boundary"] = heat(heights[..., 0]) * alpha
@@ -380,29 +360,14 @@ class GradisegModel(DrawnModel):
         )
 
     def _ambiguity_feature(self, refining: bool, rows: Tensor | None) -> Tensor | None:
-        """What shows the boundary, [M, 1] of the Gaussians drawn: while refining, membership of the boundary set; else the
-        ambiguity. None if it is not known or not needed."""
+        """What shows the boundary (:func:`ambiguity_feature`): while refining, membership of the boundary set; else the ambiguity.
+        None if it is not known or not needed."""
         impurity = self.strategy_state.get("impurity")
         if impurity is None or len(impurity) != self.num_points or (self.training and not refining):
             return None
-        if refining:
-            impurity = (impurity > self.config.boundary.tau).float()
-        if rows is not None:  # those of swapped-in splats lie beyond
-            impurity = torch.where(rows < len(impurity), impurity[rows.clamp(max=len(impurity) - 1)], 0.0)
-        return impurity[:, None]
+        return ambiguity_feature(impurity, rows, above=self.config.boundary.tau if refining else None)
 
     # ------------------------------------------------------------------- losses
-
-    def _downscaled(self, classes: Tensor) -> Tensor:
-        """A map of classes [H, W] at the resolution that is trained at now, [H', W'].
-
-        Pixel centres are sampled, never averaged: there is no class between two classes.
-        """
-        factor = self._get_downscale_factor()
-        if factor == 1:
-            return classes
-        height, width = classes.shape[0] // factor, classes.shape[1] // factor
-        return classes[factor // 2 :: factor, factor // 2 :: factor][:height, :width]
 
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
         """L = L_rgb + alpha L_2d + beta L_3d (equation 5), with splatfacto's L1 and D-SSIM as L_rgb."""
@@ -410,129 +375,80 @@ class GradisegModel(DrawnModel):
         identity_map = getattr(outputs, "identity_map", None)
         if identity_map is None:
             return losses
-        classes = self._target_classes(batch)
+        mask = None
+        if "mask" in batch:
+            mask = self._downscale_if_required(batch["mask"]).to(self.device)[..., 0] > 0.5
+        classes = self._target_classes(batch, mask)
         if classes is not None:
             losses["identity_loss"] = self.config.identity_loss_weight * identity_loss(
                 identity_map, classes, self.classifier
             )
-            if self._refining:
-                photo = self._photo(outputs, batch)
-                boundary = self.config.boundary
-                if self.boundary_phase is not None and self.boundary_phase.sharp:
-                    losses.update(
-                        focus_losses(
-                            outputs.identity_map,
-                            outputs["rgb"],
-                            photo,
-                            classes,
-                            self.classifier,
-                            (boundary.focus, boundary.focus_photo),
-                        )
+            if self._refining and self.boundary_phase is not None and outputs.boundary_view is not None:
+                photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+                losses.update(
+                    self.boundary_phase.losses(
+                        self.step, outputs.boundary_view, photo, classes, mask, self.classifier, self._refined_gaussians,
+                        outputs.foreign,
                     )
-                losses.update(self._field_losses(outputs, photo, classes, batch))
+                )  # fmt: skip
         if self.training and self.config.neighbor_loss_weight > 0:
             losses["neighbor_loss"] = self.config.neighbor_loss_weight * self.neighbor_loss()
         return losses
 
-    def _target_classes(self, batch: Any) -> Tensor | None:
-        """The classes [H', W'] that a view's identities are compared with: its id map's, or, while boundaries are
-        refined, those on which the views agree; negative where nothing is known. None without a map."""
-        if "id_map" not in batch:
-            return None
+    def _target_classes(self, batch: Any, mask: Tensor | None) -> Tensor | None:
+        """The classes [H', W'] that a view's identities are compared with: those of its map, or, while boundaries are refined,
+        those on which the views agree; negative where nothing is known, or where the mask [H', W'] is False. None without a map."""
         classes = None
         if self._refining and self.boundary_phase is not None:
             classes = self.boundary_phase.agreed.get(int(batch["image_idx"]))
         if classes is None:
-            classes = self.objects.classes_of(batch["id_map"][..., 0].to(self.device))
-        classes = self._downscaled(classes)
-        if "mask" in batch:
-            mask = self._downscale_if_required(batch["mask"]).to(self.device)[..., 0] > 0.5
-            classes = torch.where(mask, classes, classes.new_full((), -1))
-        return classes
+            classes = batch.get(CLASS_MAP)
+        if classes is None and ID_MAP in batch:  # a held-out view's, or of another data manager
+            classes = self.objects.classes_of(batch[ID_MAP][..., 0].to(self.device))
+        if classes is None:
+            return None
+        classes = downscaled(classes, self._get_downscale_factor()).to(self.device).to(torch.int64)
+        return classes if mask is None else torch.where(mask, classes, IGNORE)
 
-    def _photo(self, outputs: Any, batch: Any) -> Tensor:
-        """The photo [H', W', 3] that a view is compared with; under a mask, what the splat shows."""
-        photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        if "mask" in batch:
-            mask = self._downscale_if_required(batch["mask"]).to(self.device) > 0.5
-            photo = torch.where(mask, photo, outputs["rgb"].detach())
-        return photo
-
-    def _field_losses(self, outputs: Any, photo: Tensor, classes: Tensor, batch: Any) -> dict[str, Tensor]:
-        """The continuous field's losses, none in the steps between."""
-        if self.boundary_phase is None or outputs.boundary_view is None:
-            return {}
-        camera, seen = outputs.boundary_view
-        if "mask" in batch:
-            mask = self._downscale_if_required(batch["mask"]).to(self.device)[..., 0] > 0.5
-            seen = torch.where(mask, seen, 0.0)
-        dc = self.gauss_params["features_dc"]
-        return self.boundary_phase.losses(
-            self.step,
-            camera=camera,
-            seen=seen,
-            rgb=outputs["rgb"],
-            alpha=outputs["accumulation"][..., 0],
-            depth=outputs["depth"][..., 0],
-            identity=outputs.identity_map,
-            background=outputs["background"],
-            photo=photo,
-            classes=classes,
-            classifier=self.classifier,
-            colors=dc.sigmoid() if self.config.sh_degree == 0 else SH2RGB(dc),
+    def _refined_gaussians(self) -> RefinedGaussians:
+        return RefinedGaussians(
+            colors=rgb_of(self.gauss_params["features_dc"], logits=self.config.sh_degree == 0),
             identities=self.gauss_params["identity"],
             opacities=self.gauss_params["opacities"].sigmoid()[:, 0],
             labels=self.strategy_state["vote_class"],
+            geometry=self._gaussians(),
         )
 
     @torch.no_grad()
     def refresh_boundary(
         self,
         views: Sequence[tuple[Cameras, Tensor]],
+        photos: Callable[[int], Tensor],
         *,
-        photos: Callable[[int], Tensor] | None = None,
         change: bool = True,
     ) -> Consensus:
-        """Find the boundary Gaussians from the votes of id maps (:mod:`gradiseg_ns.boundary.detection`), where the
-        views agree on another id than a map has, and what sticks out of its object.
+        """Find the boundary Gaussians anew (:func:`gradiseg_ns.boundary.rounds.refresh`).
 
         Args:
-            views: cameras of all training views, in order, with their id maps int [H, W, 1].
+            views: cameras of all training views, in order, with their maps of classes int [H, W].
             photos: the photo of a view by its index, as the data manager has it; masks are overruled only where the
-                render looks like it. None overrules everywhere.
+                render looks like it.
             change: split boundary Gaussians and draw in what sticks out; False only looks.
         """
-        config, phase = self.config.boundary, self.boundary_phase
-        gaussians, params = self._gaussians(), dict(self.gauss_params.items())
-
-        def maps() -> Iterator[tuple[rendering.Camera, Tensor]]:
-            return self._class_maps(views)
+        assert self.boundary_phase is not None
+        params = dict(self.gauss_params.items())
+        background = self._get_background_color()
 
         def render_error(index: int, camera: rendering.Camera, projection: rendering.Projection) -> Tensor:
-            assert photos is not None
             colors = self._colors(params, camera, projection.radii[0] > 0)
             (rgb,), alpha = rendering.rasterize(projection, [colors])
-            background = self._get_background_color()
             photo = self.composite_with_background(self.get_gt_img(photos(index)), background)
             return ((rgb + (1 - alpha) * background).clamp(0, 1) - photo).abs().mean(dim=-1)
 
-        found = find_consensus(
-            gaussians, maps, len(self.objects.ids), agree=config.agree and phase is not None,
-            render_error=render_error if photos is not None else None,
+        return rounds.refresh(
+            self.boundary_phase, self._gaussians(), lambda: self._class_maps(views), len(views), len(self.objects.ids),
+            self.gauss_params, self.optimizers, self.strategy_state, render_error=render_error, change=change,
         )  # fmt: skip
-        self.strategy_state["impurity"] = found.ambiguity.measured(config.measure)
-        self.strategy_state["vote_class"] = found.labels
-        if phase is None:
-            return found
-        phase.agree(found, self.device)
-        if change:
-            self._sharpen(overshooting_ends(gaussians, found, maps))
-        phase.update(self.means, self.strategy_state["impurity"])
-        return found
-
-    def _sharpen(self, ends: Tensor) -> None:
-        """Split or shrink what reaches out of its object, see :func:`gradiseg_ns.boundary.rounds.sharpen`."""
-        sharpen(self.gauss_params, self.optimizers, self.strategy_state, ends, self.config.boundary)
 
     def neighbor_loss(self) -> Tensor:
         """L_3d of this step: global KNN until the schedule's ``la_knn_from``, LA-KNN after it."""
@@ -559,16 +475,11 @@ class GradisegModel(DrawnModel):
 
     def step_cb(self, optimizers: Any, step: int) -> None:
         super().step_cb(optimizers, step)
-        self._hasten_positions(optimizers, step)
-
-    def _hasten_positions(self, optimizers: Any, step: int) -> None:
-        """While boundaries are refined, positions learn faster than the schedule says, which sets their rate anew after
-        every step."""
-        if self.boundary_phase is None or step < self.schedule.refine_boundary_from:
+        phase = self.boundary_phase
+        if phase is None or step < self.schedule.refine_boundary_from:
             return
         if optimizers.config["means"]["scheduler"] is not None:
-            for group in optimizers.optimizers["means"].param_groups:
-                group["lr"] *= self.config.boundary.position_rate
+            phase.hasten(optimizers.optimizers["means"])
 
     def step_post_backward(self, step: int) -> None:
         probe = self.__dict__.pop("_probe", None)
@@ -624,19 +535,13 @@ class GradisegModel(DrawnModel):
 
     @torch.no_grad()
     def psnr_of(self, outputs: Any, batch: Any) -> tuple[float, float | None]:
-        """PSNR in dB of a picture, and over the pixels of objects that are not ignored; None if it shows none, or there is
-        nothing that is ignored."""
+        """PSNR in dB of a picture, and over the pixels of objects that are not ignored (:func:`psnr_inside`)."""
         photo = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        picture = outputs["rgb"]
-        whole = float(psnr(picture, photo))
-        ignored = self.config.metrics_ignore_ids
-        if "id_map" not in batch or not ignored:
-            return whole, None
-        ids = batch["id_map"][..., 0].to(self.device)
-        counted = (ids >= 0) & ~torch.isin(ids, ids.new_tensor(ignored))
-        if ids.shape != photo.shape[:2] or not bool(counted.any()):
-            return whole, None
-        return whole, float(psnr(picture[counted], photo[counted]))
+        ids = batch[ID_MAP][..., 0].to(self.device) if ID_MAP in batch else None
+        return (
+            float(psnr(outputs["rgb"], photo)),
+            psnr_inside(outputs["rgb"], photo, ids, self.config.metrics_ignore_ids),
+        )
 
     def get_image_metrics_and_images(
         self, outputs: Any, batch: Any
@@ -647,7 +552,7 @@ class GradisegModel(DrawnModel):
             metrics["psnr_inside"] = inside
         if metrics["lpips"] != metrics["lpips"]:  # NaN: its weights could not be had
             del metrics["lpips"]
-        if self._identity_on and "id_map" in batch:
-            truth = self.objects.colorize(batch["id_map"][..., 0].to(self.device))
+        if self._identity_on and ID_MAP in batch:
+            truth = self.objects.colorize(batch[ID_MAP][..., 0].to(self.device))
             images["segmentation"] = torch.cat([truth, outputs["segmentation"]], dim=1)
         return metrics, images

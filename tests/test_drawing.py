@@ -9,7 +9,14 @@ from nerfstudio.cameras.cameras import Cameras
 from gradiseg_ns import rendering
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.drawing import blends
-from gradiseg_ns.drawing.blends import Blend, camera_of, cut_outs, object_ids, weight_nearer
+from gradiseg_ns.drawing.blends import (
+    Blend,
+    camera_of,
+    cut_outs,
+    identity_directions,
+    object_ids,
+    weight_nearer,
+)
 from gradiseg_ns.grouping.identity import IdentityClassifier
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION, ObjectTable
 
@@ -29,6 +36,12 @@ def two_walls() -> tuple[rendering.Gaussians, rendering.Camera]:
     )
     K = torch.tensor([[40.0, 0, 32], [0, 40, 24], [0, 0, 1]])
     return gaussians, rendering.Camera(torch.eye(4), K, 64, 48)
+
+
+def test_encodings_are_shown_along_the_same_three_directions_always() -> None:
+    directions = identity_directions(16)
+    assert torch.equal(directions, identity_directions(16)) and directions.shape == (16, 3)
+    torch.testing.assert_close(directions.T @ directions, torch.eye(3, device="cpu"), atol=1e-6, rtol=0)
 
 
 def test_a_blend_is_one_rasterisation_whose_maps_have_names() -> None:

@@ -17,10 +17,13 @@ from nerfstudio.utils.eval_utils import eval_setup
 
 from gradiseg_ns import runs
 from gradiseg_ns.boundary.refinement import edge_classes
+from gradiseg_ns.boundary.rounds import sharpen
 from gradiseg_ns.data.datamanager import frusta_of
 from gradiseg_ns.data.free_space import probes
 from gradiseg_ns.data.id_maps import IGNORE
-from gradiseg_ns.model import CheckpointError, GradisegModel, GradisegModelConfig, apply_schedule
+from gradiseg_ns.grouping.schedule import apply_schedule
+from gradiseg_ns.model import GradisegModel, GradisegModelConfig
+from gradiseg_ns.sources.checkpoints import CheckpointError
 from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig
 
 from .scenes import write_scene
@@ -308,7 +311,7 @@ def test_splits_at_the_boundary_keep_to_their_budget(scene: Path, tmp_path: Path
     ends = torch.zeros(count, 3, 2, dtype=torch.bool)
     ends[:3, 1, 0] = True  # these stick out along their second axis, and are not ambiguous
     before = model.means.detach().clone()
-    model._sharpen(ends)
+    sharpen(model.gauss_params, model.optimizers, model.strategy_state, ends, model.config.boundary)
     split = round(0.1 * count) + 3
     assert model.num_points == count + split
     assert all(len(p) == count + split for p in model.gauss_params.values())
@@ -316,7 +319,8 @@ def test_splits_at_the_boundary_keep_to_their_budget(scene: Path, tmp_path: Path
     kept[:3] = kept[-round(0.1 * count) :] = False
     assert torch.equal(model.means[: int(kept.sum())], before[kept]), "the most ambiguous are split"
     model.config.boundary.overshoot, model.config.boundary.split = "off", 0.0
-    model._sharpen(torch.ones(model.num_points, 3, 2, dtype=torch.bool))
+    ends = torch.ones(model.num_points, 3, 2, dtype=torch.bool)
+    sharpen(model.gauss_params, model.optimizers, model.strategy_state, ends, model.config.boundary)
     assert model.num_points == count + split
 
 
@@ -410,6 +414,42 @@ def test_identity_loss_moves_geometry_only_when_asked(trainer: GradisegTrainer) 
     model.config.identity_geometry = configured
 
 
+def test_a_batch_holds_classes_or_ids(trainer: GradisegTrainer) -> None:
+    model = model_of(trainer)
+    camera, batch = trainer.pipeline.datamanager.next_train(STEPS)
+    assert "id_map" not in batch
+    model.eval()  # at full resolution, and without the maps that the views agree on
+    classes = batch.pop("class_map")
+    assert set(classes.unique().tolist()) == {0, 1, 2}
+    ids = model.objects.ids_of(classes)[..., None].int()
+    mask = torch.rand(classes.shape) > 0.5
+    for given in ({"class_map": classes}, {"class_map": classes.short()}, {"id_map": ids}):
+        whole, masked = (model._target_classes(given, m) for m in (None, mask))
+        assert whole is not None and whole.dtype == torch.int64 and torch.equal(whole, classes)
+        assert masked is not None and torch.equal(masked, torch.where(mask, classes, IGNORE))
+    assert model._target_classes(batch, None) is None
+    unknown = model._target_classes({"id_map": torch.full_like(ids, 5)}, None)
+    assert unknown is not None and bool((unknown == IGNORE).all()), "a held-out view's id"
+    outputs = model.get_outputs(camera)
+    losses = [
+        model.get_loss_dict(outputs, {**batch, **given})["identity_loss"]
+        for given in ({"class_map": classes}, {"id_map": ids})
+    ]
+    assert torch.equal(*losses)
+    model.train()
+
+
+def test_a_resumed_run_counts_classes_as_its_checkpoint_does(
+    trainer: GradisegTrainer, scene: Path, tmp_path: Path
+) -> None:
+    again = resumed(trainer, scene, tmp_path, 2, ignore_ids=(0,))
+    manager = again.pipeline.datamanager
+    assert manager.train_dataset.metadata["object_ids"] == [1, 7], "two of the checkpoint's three"
+    assert model_of(again).objects.ids == (0, 1, 7)
+    assert set(torch.cat([d["class_map"].reshape(-1) for d in manager.cached_train]).tolist()) == {-1, 1, 2}
+    assert set(manager.training_ids(0).unique().tolist()) <= {-1, 1, 7}
+
+
 def test_votes_give_a_trained_splat_its_identities_before_the_first_step(
     trainer: GradisegTrainer, scene: Path, tmp_path: Path
 ) -> None:
@@ -443,15 +483,27 @@ def test_unrelated_ids_are_associated_on_the_way(scene: Path, tmp_path: Path) ->
     model = model_of(trained)
     assert len(set(model.objects.ids) - {0}) == 3
     masks = trained.base_dir / "associated_mask"
-    assert len(list(masks.glob("*.png"))) == 27
+    held_out = {path.name for path in trained.pipeline.datamanager.eval_dataset.image_filenames}
+    assert {path.name for path in masks.glob("*.png")} == {
+        path.name for path in (scene / "object_mask").glob("*.png")
+    }
     saved = yaml.load((trained.base_dir / "config.yml").read_text(), Loader=yaml.Loader)
     assert saved.pipeline.datamanager.masks_dir == str(masks.resolve())
     assert saved.pipeline.model.associate == "off"
-    camera, batch = trained.pipeline.datamanager.fixed_indices_eval_dataloader[0]
-    assert bool((batch["id_map"] == IGNORE).all()), "old ids of held-out views mean nothing"
+    manager = trained.pipeline.datamanager
+    for index, path in enumerate(sorted(path for path in masks.glob("*.png") if path.name not in held_out)):
+        ids = torch.from_numpy(np.asarray(Image.open(path)).astype(np.int64))
+        assert torch.equal(manager.cached_train[index]["class_map"].long(), model.objects.classes_of(ids)), (
+            "the classes are those of the new ids"
+        )
+    camera, batch = manager.fixed_indices_eval_dataloader[0]
+    name = manager.eval_dataset.image_filenames[0].name
+    own = torch.from_numpy(np.asarray(Image.open(masks / name)).astype(np.int64))
+    assert torch.equal(batch["id_map"][..., 0].long().cpu(), own), (
+        "held-out views have their own masks with the new ids"
+    )
     model.eval()
     found = model.get_outputs_for_camera(camera).object_ids.numpy()
-    name = trained.pipeline.datamanager.eval_dataset.image_filenames[0].name
     truth = np.asarray(Image.open(scene / "object_mask" / name))
     # every object of the truth is one id, and different objects have different ones
     winners = [np.bincount(found[truth == k].clip(0)).argmax() for k in (0, 1, 7)]

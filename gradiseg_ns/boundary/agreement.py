@@ -1,7 +1,7 @@
 """Id maps that agree between views, for the losses of the boundary refiner.
 
 A boundary cannot be refined against a map that gives the whole object another id. Votes of all maps give every
-Gaussian a label, and the rendered labels show what a view should show. A mask that agrees with them is kept unchanged,
+Gaussian a class, and the rendered classes show what a view should show. A mask that agrees with them is kept unchanged,
 with its edge: an exact edge is better than a rendered one. All other masks are overruled. If many masks were overruled,
 votes are counted again without them. Otherwise an object that many views miss would shrink, because it gets too few
 votes at its edges.
@@ -22,9 +22,9 @@ from gradiseg_ns.boundary.detection import Ambiguity, ambiguity
 from gradiseg_ns.votes.labels import majority, render_classes
 
 MIN_IOU = 0.8
-"""A mask is kept if its intersection over union with the rendered labels is at least this."""
+"""A mask is kept if its intersection over union with the rendered classes is at least this."""
 MIN_SOLID = 0.5
-"""Pixels in which no label has more weight than this stay unchanged."""
+"""Pixels in which no class has more weight than this stay unchanged."""
 
 SHARP = (0.75, 0.0012)
 """Edges agree if their displacement is below the first number, in pixels, or below the second, as a share of the picture's
@@ -44,14 +44,19 @@ class Consensus:
     """The result of the votes of all views."""
 
     ambiguity: Ambiguity
-    labels: Tensor
+    classes: Tensor
     """int64 [N] class of each Gaussian by its votes, negative if unseen."""
     maps: dict[int, Tensor]
     """int32 [H, W] classes by index of the view, on the CPU, for the views in which a mask was overruled."""
     overruled: float
     """Share of the labelled pixels that were overruled, 0 to 1."""
     displacement: float
-    """Median over the masks of all views of the distance between their edges and those of the rendered labels, divided by `SHARP`."""
+    """Median over the masks of all views of the distance between their edges and those of the rendered classes, divided by `SHARP`."""
+
+    @property
+    def labels(self) -> Tensor:
+        """The name of before of `classes`."""
+        return self.classes
 
     @property
     def sharp(self) -> bool:
@@ -69,7 +74,7 @@ def find_consensus(
     min_iou: float = MIN_IOU,
     render_error: Callable[[int, rendering.Camera, rendering.Projection], Tensor] | None = None,
 ) -> Consensus:
-    """Ambiguities, labels and agreed maps, from one or two rounds of votes.
+    """Ambiguities, classes and agreed maps, from one or two rounds of votes.
 
     Args:
         gaussians: N Gaussians.
@@ -87,12 +92,12 @@ def find_consensus(
         return ambiguity(gaussians, agreed, classes)
 
     def overrule(found: Ambiguity) -> Consensus:
-        labels = majority(found.votes).classes
+        voted = majority(found.votes).classes
         maps, changed, labelled = {}, 0, 0
         displacements: list[Tensor] = []
         for index, (camera, own) in enumerate(views()):
             projection = rendering.project(gaussians, camera)
-            agreed, displacement = agreed_classes(projection, labels, own, min_iou=min_iou)
+            agreed, displacement = agreed_classes(projection, voted, own, min_iou=min_iou)
             if render_error is not None:
                 agreed = torch.where(explained(render_error(index, camera, projection)), agreed, own)
             bound = max(SHARP[0], SHARP[1] * math.hypot(camera.width, camera.height))
@@ -103,7 +108,7 @@ def find_consensus(
                 maps[index] = agreed.to("cpu", torch.int32)
         every = torch.cat(displacements) if displacements else torch.zeros(0)
         typical = float(every.median()) if len(every) else math.inf
-        return Consensus(found, labels, maps, changed / max(1, labelled), typical)
+        return Consensus(found, voted, maps, changed / max(1, labelled), typical)
 
     consensus = overrule(vote({}))
     if agree and consensus.overruled > MANY:
@@ -119,23 +124,27 @@ def explained(error: Tensor) -> Tensor:
 
 @torch.no_grad()
 def agreed_classes(
-    projection: rendering.Projection, labels: Tensor, classes: Tensor, *, min_iou: float = MIN_IOU
+    projection: rendering.Projection, gaussian_classes: Tensor, classes: Tensor, *, min_iou: float = MIN_IOU
 ) -> tuple[Tensor, Tensor]:
     """The map of one view with its overruled masks replaced.
 
     Args:
         projection: of N Gaussians by the view's camera.
-        labels: int64 [N] class of each Gaussian by the votes of all views, negative if unseen.
+        gaussian_classes: int64 [N] class of each Gaussian by the votes of all views, negative if unseen.
         classes: int64 [H, W] the view's own map, negative without label.
         min_iou: see :data:`MIN_IOU`.
 
     Returns:
         int64 [H, W], and for each mask of at least `MIN_PIXELS` the displacement of its edge in pixels, float32 [M]: the number
-        of pixels in which it differs from the rendered labels, divided by the length of its edge.
+        of pixels in which it differs from the rendered classes, divided by the length of its edge.
     """
-    rendered, _ = render_classes(projection, labels, min_weight=MIN_SOLID)
+    rendered, _ = render_classes(projection, gaussian_classes, min_weight=MIN_SOLID)
     both = (rendered >= 0) & (classes >= 0)
-    count = int(max(labels.max(), classes.max())) + 1 if classes.numel() and len(labels) else 0
+    count = (
+        int(max(gaussian_classes.max(), classes.max())) + 1
+        if classes.numel() and len(gaussian_classes)
+        else 0
+    )
     if count < 1 or not bool(both.any()):
         return classes, torch.zeros(0, device=classes.device)
     table = torch.bincount(classes[both] * count + rendered[both], minlength=count * count).reshape(

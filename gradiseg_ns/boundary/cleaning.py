@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
+from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.grouping.densification import rotation_matrices
 
 REACH = 1.5
@@ -54,14 +55,14 @@ def axis_ends(gaussians: rendering.Gaussians, reach: float = REACH) -> Tensor:
 @torch.no_grad()
 def find_overshoot(
     gaussians: rendering.Gaussians,
-    labels: Tensor,
+    gaussian_classes: Tensor,
     views: Iterable[tuple[rendering.Camera, Tensor, Tensor]],
 ) -> Overshoot:
     """Check the ends of all axes in all views.
 
     Args:
         gaussians: N Gaussians.
-        labels: int64 [N] their classes, negative if unknown.
+        gaussian_classes: int64 [N] their classes, negative if unknown.
         views: cameras with maps of classes int64 [H, W] (negative without label) and the scene's depth [H, W].
     """
     ends = axis_ends(gaussians)
@@ -70,13 +71,30 @@ def find_overshoot(
     seen = torch.zeros_like(outside)
     for camera, classes, depth in views:
         centre, own, visible = _look(gaussians.means, camera, classes, depth)
-        rows = (visible & (own == labels) & (labels >= 0)).nonzero()[:, 0]
+        rows = (visible & (own == gaussian_classes) & (gaussian_classes >= 0)).nonzero()[:, 0]
         pixel, classes_there, visible_there = _look(ends[rows], camera, classes, depth)
         far = (pixel - centre[rows, None, None]).norm(dim=-1) > MIN_PIXELS
         say = far & visible_there & (classes_there >= 0)
         seen[rows] += say
-        outside[rows] += say & (classes_there != labels[rows, None, None])
+        outside[rows] += say & (classes_there != gaussian_classes[rows, None, None])
     return Overshoot(outside, seen)
+
+
+@torch.no_grad()
+def standing(points: Tensor, count: int, views: Iterable[tuple[rendering.Camera, Tensor, Tensor]]) -> Tensor:
+    """The class in which most of the views that see a point have it: int64 [N], -1 where no view tells.
+
+    Args:
+        points: [N, 3].
+        count: number of classes.
+        views: as for :func:`find_overshoot`.
+    """
+    votes = torch.zeros(len(points), count, dtype=torch.int64, device=points.device)
+    for camera, classes, depth in views:
+        _, there, _ = _look(points, camera, classes, depth)
+        rows = (there >= 0).nonzero()[:, 0]
+        votes[rows, there[rows].long()] += 1
+    return torch.where(votes.sum(dim=1) > 0, votes.argmax(dim=1), -1)
 
 
 def _look(
@@ -90,7 +108,7 @@ def _look(
     inside = (z > 0.01) & (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
     at = (row * camera.width + column).clamp(0, classes.numel() - 1).where(inside, 0)
     visible = inside & (depth.reshape(-1)[at] >= z * (1 - DEPTH_MARGIN))
-    return pixel, torch.where(visible, classes.reshape(-1)[at], -1), visible
+    return pixel, torch.where(visible, classes.reshape(-1)[at], IGNORE), visible
 
 
 @torch.no_grad()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from tyro.conf import Suppress
 
+from gradiseg_ns import rendering
 from gradiseg_ns.boundary.agreement import Consensus
+from gradiseg_ns.boundary.clean_space import SeenSpace, foreign_loss, space_loss
 from gradiseg_ns.boundary.detection import TAU
 from gradiseg_ns.boundary.field import BoundaryField, BoundaryPoints
-from gradiseg_ns.boundary.refinement import BoundaryRefiner, RefinerWeights
+from gradiseg_ns.boundary.hull import Hulls
+from gradiseg_ns.boundary.refinement import BoundaryRefiner, RefinerWeights, focus_losses
+from gradiseg_ns.grouping.identity import IdentityClassifier
 
 
 @dataclass
@@ -39,6 +44,12 @@ class BoundaryConfig:
     """Largest share of all Gaussians that may be split in two when boundary Gaussians are found. The most ambiguous ones are split first."""
     position_rate: float = 5.0
     """Factor on the learning rate of the positions while boundaries are refined."""
+    hull: bool = True
+    """Draw Gaussians in that reach out of the hull of what the views see of their object, such as into the table under it. They would show in a cut-out."""
+    foreign: float = 0.0
+    """Weight of the loss on the blending weight that Gaussians of other objects have in a pixel. 0 switches it off."""
+    space: float = 0.0
+    """Weight of the loss on samples of Gaussians that fall where their object cannot be: space that views have seen to be empty, another object's, or out of its hull. 0 switches it off."""
     hidden: float = 0.3
     """At the end of the run, remove Gaussians whose blending weight, summed over all training views, is below this number of pixels. They lie inside or under objects and would show in a cut-out."""
     pixels: Suppress[int] = 490
@@ -61,6 +72,47 @@ class BoundaryConfig:
     """Weights of the joint losses."""
 
 
+class RefinedView(NamedTuple):
+    """What the splat shows of a training view while boundaries are refined."""
+
+    camera: rendering.Camera
+    seen: Tensor
+    """[H, W] blending weight of the boundary Gaussians, without a graph."""
+    rgb: Tensor
+    """[H, W, 3]"""
+    alpha: Tensor
+    """[H, W]"""
+    depth: Tensor
+    """[H, W]"""
+    identity: Tensor
+    """[H, W, D]"""
+    background: Tensor
+    """[3]"""
+
+
+class Foreign(NamedTuple):
+    """What the loss on foreign weight compares (:func:`gradiseg_ns.boundary.clean_space.foreign_loss`)."""
+
+    blended: Tensor
+    """[H, W]"""
+    signs: Tensor
+    """[C]"""
+
+
+class RefinedGaussians(NamedTuple):
+    """What the field takes from the N Gaussians of the scene, and moves."""
+
+    colors: Tensor
+    """[N, 3] from everywhere, in 0..1."""
+    identities: Tensor
+    """[N, D]"""
+    opacities: Tensor
+    """[N] in 0..1."""
+    labels: Tensor
+    """int64 [N], the class of their votes, negative if unseen."""
+    geometry: rendering.Gaussians
+
+
 class BoundaryPhase:
     """The state that exists while boundaries are refined. It is no part of a checkpoint's parameters.
 
@@ -68,7 +120,9 @@ class BoundaryPhase:
         points: the current boundary Gaussians; None before they were found, or if there are fewer than two.
         sharp: whether losses are added at the maps' edges.
         found: whether boundary Gaussians were looked for in this process.
-        agreed: maps of classes int64 [H, W] by index of the training view, for the views in which the votes overruled a mask.
+        hulls: of the objects, by what views saw of their surfaces when boundaries were last found; None before, or if not asked for.
+        space: where things are and where nothing is, by the same views; None before, or if not asked for.
+        agreed: maps of classes int32 [H, W] by index of the training view, for the views in which the votes overruled a mask.
     """
 
     def __init__(self, config: BoundaryConfig, identity_dim: int) -> None:
@@ -78,6 +132,8 @@ class BoundaryPhase:
         self.found = False
         self.sharp = False
         self.agreed: dict[int, Tensor] = {}
+        self.hulls: Hulls | None = None
+        self.space: SeenSpace | None = None
 
     @property
     def points(self) -> BoundaryPoints | None:
@@ -105,7 +161,7 @@ class BoundaryPhase:
         """Take over the maps that the views agree on, and decide whether their edges are sharp."""
         edges = self.config.edges
         self.sharp = found.sharp if edges == "auto" else edges == "sharp"
-        self.agreed = {index: classes.to(device, torch.int64) for index, classes in found.maps.items()}
+        self.agreed = {index: classes.to(device) for index, classes in found.maps.items()}
 
     def update(self, means: Tensor, ambiguity: Tensor) -> None:
         """Choose the boundary Gaussians anew, from the centres [N, 3] and ambiguities [N] of all Gaussians."""
@@ -117,11 +173,75 @@ class BoundaryPhase:
         if points is not None and not self.field.placed:
             self.field.place(points.means, points.spacing)
 
-    def losses(self, step: int, **view: Any) -> dict[str, Tensor]:
-        """The losses of a step (:meth:`BoundaryRefiner.losses`); none in the steps in which the field takes no part."""
-        if self.refiner is None or not self.config.field or step % self.config.every:
-            return {}
-        return self.refiner.losses(**view)
+    def losses(
+        self,
+        step: int,
+        view: RefinedView,
+        photo: Tensor,
+        classes: Tensor,
+        mask: Tensor | None,
+        classifier: IdentityClassifier,
+        gaussians: Callable[[], RefinedGaussians],
+        foreign: Foreign | None = None,
+    ) -> dict[str, Tensor]:
+        """The losses of a step: near the edges of the maps, if these are sharp (:func:`focus_losses`), and those of the field
+        in the steps in which it takes part (:meth:`BoundaryRefiner.losses`).
+
+        Args:
+            step: of the run.
+            view: what the splat shows.
+            photo: [H, W, 3] what it is compared with.
+            classes: int64 [H, W], negative without label.
+            mask: bool [H, W], False where the photo means nothing; None: it means something everywhere.
+            classifier: of encodings.
+            gaussians: gives what the losses take of them, in the steps in which they take part.
+            foreign: what was blended for the loss on foreign weight; None without it.
+        """
+        config = self.config
+        if mask is not None:
+            photo = torch.where(mask[..., None], photo, view.rgb.detach())
+            view = view._replace(seen=torch.where(mask, view.seen, 0.0))
+        losses: dict[str, Tensor] = {}
+        if self.sharp:
+            weights = (config.focus, config.focus_photo)
+            losses.update(focus_losses(view.identity, view.rgb, photo, classes, classifier, weights))
+        if self.refiner is not None and config.field and step % config.every == 0:
+            taken = gaussians()._asdict()
+            del taken["geometry"]
+            losses.update(
+                self.refiner.losses(
+                    **view._asdict(), photo=photo, classes=classes, classifier=classifier, **taken
+                )
+            )
+        if foreign is not None:
+            losses["boundary_foreign"] = config.foreign * foreign_loss(
+                foreign.blended, view.alpha, classes, foreign.signs
+            )
+        if config.space > 0 and (self.space is not None or self.hulls is not None):
+            own = gaussians()
+            losses["boundary_space"] = config.space * space_loss(
+                own.geometry, own.labels, self.space, self.hulls
+            )
+        return losses
+
+    def hasten(self, optimizer: torch.optim.Optimizer) -> None:
+        """Positions learn faster than their schedule says, which sets the rate anew after every step."""
+        for group in optimizer.param_groups:
+            group["lr"] *= self.config.position_rate
+
+
+def ambiguity_feature(ambiguity: Tensor, rows: Tensor | None = None, *, above: float | None = None) -> Tensor:
+    """What shows the boundary when it is blended: [M, 1], of the Gaussians that are drawn.
+
+    Args:
+        ambiguity: [N] of the scene's Gaussians, 0 to 1.
+        rows: int64 [M], which of them are drawn; from N on others are, which have none. None: all.
+        above: show the Gaussians above this value, as 1 and 0, not the ambiguity itself.
+    """
+    shown = ambiguity if above is None else (ambiguity > above).float()
+    if rows is not None:
+        shown = torch.where(rows < len(shown), shown[rows.clamp(max=len(shown) - 1)], 0.0)
+    return shown[:, None]
 
 
 # Black, red, yellow, white: the brightness rises evenly for every eye.

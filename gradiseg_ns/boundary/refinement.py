@@ -26,6 +26,7 @@ from gradiseg_ns.boundary.field import (
     kernel,
     volume_render,
 )
+from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.grouping.identity import IdentityClassifier, identity_loss
 
 PATCH = 7
@@ -112,7 +113,7 @@ def edge_classes(classes: Tensor, width: int = EDGE) -> Tensor:
     window = classes.float()[None, None]
     high = F.max_pool2d(window, width, 1, width // 2)
     low = -F.max_pool2d(-window, width, 1, width // 2)
-    return torch.where((high != low)[0, 0], classes, -1)
+    return torch.where((high != low)[0, 0], classes, IGNORE)
 
 
 def focus_losses(

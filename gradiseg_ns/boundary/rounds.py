@@ -10,23 +10,35 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.boundary.agreement import Consensus, find_consensus
+from gradiseg_ns.boundary.clean_space import see_space
 from gradiseg_ns.boundary.cleaning import draw_in, find_overshoot
-from gradiseg_ns.boundary.phase import BoundaryConfig
+from gradiseg_ns.boundary.hull import SOLID, Hulls, SurfacePoints, drawn_in, reaching_out
+from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase
 from gradiseg_ns.grouping.densification import split_in_two
 
+Watch = Callable[[rendering.Camera, Tensor, Tensor, Tensor], None]
+"""Takes a camera, its map of classes [H, W], and the depth [H, W] and accumulation [H, W] of what it sees."""
 Views = Callable[[], Iterable[tuple[rendering.Camera, Tensor]]]
 """Gives cameras with their maps of classes int64 [H, W] (negative: no label); may be called several times."""
 
 
 @torch.no_grad()
-def overshooting_ends(gaussians: rendering.Gaussians, found: Consensus, views: Views) -> Tensor:
-    """Ends of axes that reach out of their object, by the maps that the views agree on: bool [N, 3, 2]."""
+def overshooting_ends(
+    gaussians: rendering.Gaussians, found: Consensus, views: Views, watch: Watch | None = None
+) -> Tensor:
+    """Ends of axes that reach out of their object, by the maps that the views agree on: bool [N, 3, 2].
+
+    ``watch`` is called with each camera, its map of classes and the depth and accumulation [H, W] that it sees.
+    """
 
     def seen() -> Iterator[tuple[rendering.Camera, Tensor, Tensor]]:
         for index, (camera, classes) in enumerate(views()):
-            depth, _ = rendering.depth(rendering.project(gaussians, camera))
+            depth, alpha = rendering.depth(rendering.project(gaussians, camera))
             agreed = found.maps[index].long() if index in found.maps else classes
-            yield camera, agreed.to(depth.device), depth
+            agreed = agreed.to(depth.device)
+            if watch is not None:
+                watch(camera, agreed, depth, alpha)
+            yield camera, agreed, depth
 
     return find_overshoot(gaussians, found.labels, seen()).ends()
 
@@ -66,4 +78,97 @@ def sharpen(
         split_in_two(params, optimizers, state, mask, "major_axis", axis)
 
 
-__all__ = ["Consensus", "Views", "find_consensus", "overshooting_ends", "sharpen"]
+class Surroundings:
+    """Collects what views see of surfaces, for hulls and space.
+
+    Args:
+        views: number of views to come.
+    """
+
+    def __init__(self, views: int) -> None:
+        self.surfaces = SurfacePoints(views)
+        self._depths: list[tuple[rendering.Camera, Tensor]] = []
+
+    def watch(self, camera: rendering.Camera, classes: Tensor, depth: Tensor, alpha: Tensor) -> None:
+        """Add a view, see `Watch`."""
+        self.surfaces.add(camera, classes, depth, alpha)
+        step = max(1, max(depth.shape) // _COARSE)
+        seen = torch.where(alpha > SOLID, depth, torch.inf)[step // 2 :: step, step // 2 :: step]
+        K = camera.K.clone()
+        K[:2] /= step
+        self._depths.append((camera._replace(K=K, width=seen.shape[1], height=seen.shape[0]), seen))
+
+    def tell(self, phase: BoundaryPhase, classes: int) -> None:
+        """Give the phase what its options ask for, of ``classes`` classes."""
+        phase.hulls = self.surfaces.hulls(classes) if phase.config.hull else None
+        phase.space = see_space(self.surfaces.points, self._depths) if phase.config.space > 0 else None
+
+
+@torch.no_grad()
+def draw_into_hulls(params: torch.nn.ParameterDict, classes: Tensor, hulls: Hulls) -> int:
+    """Draw in, in place, the Gaussians that reach out of the hull of their object (:mod:`gradiseg_ns.boundary.hull`).
+
+    Args:
+        params: means [N, 3], quats [N, 4] and scales [N, 3] (logarithms).
+        classes: int64 [N], negative if unknown.
+        hulls: of the classes.
+
+    Returns:
+        how many.
+    """
+    solid = torch.ones_like(params["means"][:, 0])
+    gaussians = rendering.Gaussians(params["means"], params["quats"], params["scales"].exp(), solid)
+    out = reaching_out(gaussians, classes, hulls)
+    means, quats, scales = drawn_in(gaussians, classes, hulls, out)
+    for name, value in (("means", means), ("quats", quats), ("scales", scales.log())):
+        params[name][out] = value
+    return len(means)
+
+
+@torch.no_grad()
+def refresh(
+    phase: BoundaryPhase,
+    gaussians: rendering.Gaussians,
+    views: Views,
+    view_count: int,
+    classes: int,
+    params: torch.nn.ParameterDict,
+    optimizers: dict[str, torch.optim.Optimizer],
+    state: dict[str, Any],
+    *,
+    render_error: Callable[[int, rendering.Camera, rendering.Projection], Tensor],
+    change: bool = True,
+) -> Consensus:
+    """Find the boundary Gaussians anew, and where the views agree on another class than a map has. The phase keeps both.
+
+    Args:
+        phase: keeps what was found.
+        gaussians: N Gaussians, those of ``params``.
+        views: all training views, in order.
+        view_count: their number.
+        classes: K.
+        params, optimizers: as :func:`sharpen`.
+        state: the strategy's; gets ``impurity`` [N], as it is measured, and ``vote_class`` int64 [N].
+        render_error: as :func:`find_consensus`.
+        change: split boundary Gaussians, split or draw in what sticks out, and draw in what reaches out of the hulls; False only
+            looks.
+    """
+    config, device = phase.config, params["means"].device
+    found = find_consensus(gaussians, views, classes, agree=config.agree, render_error=render_error)
+    state["impurity"] = found.ambiguity.measured(config.measure)
+    state["vote_class"] = found.labels
+    phase.agree(found, device)
+    if change:
+        around = Surroundings(view_count)
+        sharpen(params, optimizers, state, overshooting_ends(gaussians, found, views, around.watch), config)
+        around.tell(phase, classes)
+        if phase.hulls is not None:
+            draw_into_hulls(params, state["vote_class"], phase.hulls)
+    phase.update(params["means"], state["impurity"])
+    return found
+
+
+_COARSE = 256
+"""Pixels of the depths that are kept, along the longer side."""
+
+__all__ = ["Consensus", "Views", "find_consensus", "overshooting_ends", "refresh", "sharpen"]

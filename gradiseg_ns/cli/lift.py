@@ -28,33 +28,40 @@ from gradiseg_ns.tools.terminal import console, progress, say
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gradiseg_ns.rendering import Camera
     from gradiseg_ns.scene.objects import ObjectTable
     from gradiseg_ns.scene.splat import Splat
     from gradiseg_ns.sources.scene import Scene
+    from gradiseg_ns.votes.accumulate import Votes
+    from gradiseg_ns.votes.labels import Labels
 
 
 @dataclass
 class Lift(Source):
     """Lift id maps onto Gaussians, without training. Every Gaussian gets the object that most of its pixels show.
 
-    Writes a PLY with an object id per Gaussian. For a run it also writes a gradiseg run with identity encodings from the votes,
-    which ns-viewer, ns-eval and ns-render open. It is trained further by `ns-train gradiseg --pipeline.model.start-from RUN`.
+    Writes a PLY with an object id per Gaussian, and for a run also a gradiseg run, which ns-viewer, ns-eval and ns-render open.
+    docs/votes.md tells more.
     """
 
     masks_dir: MaybeText = None
-    """Folder of the id maps, absolute or relative to the data folder. Default: the run's folder, else `object_mask`."""
+    """Folder of the id maps. Default: the run's folder, else `object_mask`."""
     eval_masks_dir: MaybePath = None
-    """Folder of other id maps that held-out views are compared with. Default: those of --masks-dir."""
+    """Folder of other id maps for the figures of held-out views. Default: --masks-dir."""
     max_objects: MaybeCount = None
     """Maps with more ids are refused; 0 takes any number. Default: the run's bound, else 3000."""
     ignore_ids: Ids = ()
     """Ids that the mask figures leave out, such as background and table."""
     refine: bool = False
-    """Fit the encodings to the id maps, starting from the votes. Borders get sharper if the maps are right, and worse if many are wrong."""
+    """Fit the encodings to the id maps. Borders get sharper if the maps are right, and worse if many are wrong."""
+    sharpen: bool = False
+    """More than --refine, and slower: split and fit the Gaussians at borders, and hold the pictures in place. Needs exact maps."""
+    most_change: float = 0.004
+    """--sharpen is taken back if pictures change by more (mean difference of colours, 0 to 1)."""
     fill_unseen: bool = False
-    """Give Gaussians that no labelled pixel sees the label of their nearest neighbours."""
+    """Give unseen Gaussians the label of their nearest neighbours."""
     foreground: Objects = ()
-    """Write only these objects (ids or names) to lifted.ply. A Gaussian belongs to them if its votes for them exceed --weight times its votes for all others."""
+    """Write only these objects (ids or names) to lifted.ply: Gaussians with more votes for them than --weight times those for others."""
     weight: float = 1.0
     """Factor of --foreground: above 1 keeps fewer and surer Gaussians, below 1 keeps more."""
     output_dir: MaybePath = None
@@ -69,9 +76,10 @@ class Lift(Source):
         from gradiseg_ns.scene.objects import ObjectTable
         from gradiseg_ns.sources.scene import SourceError
         from gradiseg_ns.votes import identities
-        from gradiseg_ns.votes.accumulate import accumulate
-        from gradiseg_ns.votes.labels import Labels, fill_unseen, foreground, majority, object_confidence
+        from gradiseg_ns.votes.labels import fill_unseen, foreground, object_confidence
 
+        if not self.most_change >= 0:
+            raise SourceError(f"--most-change {self.most_change}: expected 0 or more.")
         folder = self.output_path(self.output_dir, "lifted")
         check_writable(folder / "lifted.ply")
         run, splat, scene, background = self.open_splat(
@@ -87,21 +95,9 @@ class Lift(Source):
         wanted = find_objects("--foreground", self.foreground, objects) if self.foreground else []
         classes = [objects.classes_of(m.to(device)) for m in views.id_maps]
         mapped = list(zip(views.cameras, classes, strict=True))
-        start = perf_counter()
-        with progress("Taking votes", len(views)) as advance:
-            votes = accumulate(
-                splat.gaussians(), mapped, len(objects), progress=advance
-            )  # fmt: skip
-        labels = majority(votes)
         codes = spread_codes(len(objects), identity_dim(run)).to(device)
-        if self.refine:
-            with progress("Refining", len(views)) as advance:
-                encoding = identities.refine(
-                    splat.gaussians(), mapped, codes, votes.total(), progress=advance
-                )  # fmt: skip
-            labels = Labels(identities.classify_encodings(encoding, codes), labels.confidence)
-        else:
-            encoding = identities.encode(labels.classes, codes)
+        start = perf_counter()
+        splat, votes, labels, encoding = self._labelled(splat, mapped, codes, background)
         seconds = perf_counter() - start
         unseen = int((~labels.seen).sum())
         if self.fill_unseen:
@@ -134,6 +130,36 @@ class Lift(Source):
             )  # fmt: skip
             say(f"Saved a gradiseg run: ns-viewer --load-config {written}")
         self._evaluate(scene, splat, objects, encoding, codes, background, folder / "overview.png")
+
+    def _labelled(
+        self, splat: Splat, mapped: list[tuple[Camera, Tensor]], codes: Tensor, background: Tensor
+    ) -> tuple[Splat, Votes, Labels, Tensor]:
+        """The splat, changed by --sharpen; its votes [N, K], labels, and encodings [N, D]."""
+        from gradiseg_ns.votes import identities
+        from gradiseg_ns.votes.accumulate import accumulate
+        from gradiseg_ns.votes.labels import Labels, majority
+
+        if self.sharpen:
+            from gradiseg_ns.boundary import cutting
+
+            with progress("Sharpening", cutting.steps(len(mapped))) as advance:
+                cut = cutting.sharpen(
+                    splat, mapped, codes, background, most_change=self.most_change, progress=advance
+                )
+            say(cut.told())
+            splat, votes, encoding = cut.splat, cut.votes, cut.encoding
+            if cut.reason is None:
+                return splat, votes, majority(votes), encoding
+        else:
+            with progress("Taking votes", len(mapped)) as advance:
+                votes = accumulate(splat.gaussians(), mapped, len(codes), progress=advance)
+        labels = majority(votes)
+        if not self.refine:
+            return splat, votes, labels, identities.encode(labels.classes, codes)
+        with progress("Refining", len(mapped)) as advance:
+            encoding = identities.refine(splat.gaussians(), mapped, codes, votes.total(), progress=advance)
+        refined = Labels(identities.classify_encodings(encoding, codes), labels.confidence)
+        return splat, votes, refined, encoding
 
     def _evaluate(
         self,

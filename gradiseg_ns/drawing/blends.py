@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from gradiseg_ns.editing.display import Shown, glow, outline
 from gradiseg_ns.grouping.identity import IdentityClassifier, classify
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION, ObjectTable
 
+if TYPE_CHECKING:
+    from gradiseg_ns.boundary.phase import Foreign, RefinedView
+
 
 class Outputs(dict[str, Any]):
     """The maps that nerfstudio lists by key, and those that must not appear in the viewer's list.
@@ -28,12 +31,14 @@ class Outputs(dict[str, Any]):
     Attributes:
         identity_map: [H, W, D] rendered identity encodings.
         object_ids: int32 [H, W], the id of every pixel, IGNORE where nothing is; None while training.
-        boundary_view: while boundaries are refined, the camera and [H, W], the boundary Gaussians' blending weight.
+        boundary_view: while boundaries are refined, what the losses there compare.
+        foreign: then, what the loss on foreign weight compares; None without that loss.
     """
 
     identity_map: Tensor | None = None
     object_ids: Tensor | None = None
-    boundary_view: tuple[rendering.Camera, Tensor] | None = None
+    boundary_view: RefinedView | None = None
+    foreign: Foreign | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,12 @@ def add_segmentation(
             rings = outline(pixels)
             for name in ("rgb", "segmentation"):
                 outputs[name] = glow(outputs[name], pixels, rings)
+
+
+def identity_directions(dim: int) -> Tensor:
+    """Three fixed directions of encodings, [dim, 3], at right angles: what a picture of encodings shows as red, green and blue."""
+    drawn = torch.randn(dim, 3, generator=torch.Generator().manual_seed(3))
+    return torch.linalg.qr(drawn)[0]
 
 
 def empty_outputs(outputs: dict[str, Any], width: int, height: int) -> Outputs:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel
+from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
@@ -31,7 +31,9 @@ from gradiseg_ns.drawing.blends import (
 from gradiseg_ns.editing.arrangement import Arrangement
 from gradiseg_ns.editing.display import Editing, Shown
 from gradiseg_ns.grouping.identity import IdentityClassifier, classify
+from gradiseg_ns.scene.harmonics import dc_of, rgb_of
 from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.scene.parts import Parts
 from gradiseg_ns.scene.splat import Splat, sees_colors
 from gradiseg_ns.votes.accumulate import views_seen
 from gradiseg_ns.votes.rendered import rendered_labels, spread_views
@@ -67,9 +69,9 @@ class DrawnModel(SplatfactoModel):
     def _class_maps(
         self, views: Iterable[tuple[Cameras, Tensor]]
     ) -> Iterator[tuple[rendering.Camera, Tensor]]:
-        """Cameras with their maps of classes int64 [H, W], from cameras with id maps [H, W, 1]."""
-        for camera, id_map in views:
-            yield self._camera(camera), self.objects.classes_of(id_map[..., 0].to(self.device))
+        """nerfstudio's cameras with maps of classes [H, W], as the rasteriser's and int64 on the device."""
+        for camera, classes in views:
+            yield self._camera(camera), classes.to(self.device).to(torch.int64)
 
     def _gaussians(self) -> rendering.Gaussians:
         """All Gaussians of the scene, as they are learned."""
@@ -81,7 +83,7 @@ class DrawnModel(SplatfactoModel):
     def _colors(self, params: dict[str, Tensor], camera: rendering.Camera, visible: Tensor) -> Tensor:
         """View-dependent colours [N, 3] of the visible Gaussians."""
         if self.config.sh_degree == 0:
-            return params["features_dc"].sigmoid()
+            return rgb_of(params["features_dc"], logits=True)
         degree = min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
         coefficients = torch.cat([params["features_dc"][:, None], params["features_rest"]], dim=1)
         return sees_colors(camera, params["means"], coefficients, degree, visible)
@@ -123,6 +125,19 @@ class DrawnModel(SplatfactoModel):
         """Give every Gaussian a class, int64 [N], negative for none; it holds until training goes on."""
         self.strategy_state["label"] = classes.to(self.device)
         self.strategy_state["label_step"] = int(self.step)
+        self.set_parts(None)
+
+    @property
+    def parts(self) -> Parts | None:
+        """The parts of the objects before all edits; None if there are none, or the Gaussians have changed since."""
+        return Parts.from_state(self.strategy_state, self.num_points) if self.is_labelled else None
+
+    def set_parts(self, parts: Parts | None) -> None:
+        """Give every Gaussian a part of its object; it holds as long as its label."""
+        self.strategy_state.pop("part", None)
+        self.strategy_state.pop("part_tree", None)
+        if parts is not None:
+            self.strategy_state.update(Parts(parts.tree, parts.labels.to(self.device)).to_state())
 
     @torch.no_grad()
     def label_gaussians(self, cameras: Cameras) -> None:
@@ -202,7 +217,7 @@ class DrawnModel(SplatfactoModel):
         """The Gaussians of an arrangement as a splat of its own, with object ids."""
         params = arrangement.apply(dict(self.gauss_params.items()), logits=self.config.sh_degree == 0)
         if self.config.sh_degree == 0:
-            params["features_dc"] = RGB2SH(params["features_dc"].sigmoid())
+            params["features_dc"] = dc_of(rgb_of(params["features_dc"], logits=True))
         splat = Splat.from_parameters(params, antialiased=self.config.rasterize_mode == "antialiased")
         labels = arrangement.object_ids.to(torch.int32)
         return dataclasses.replace(splat, labels=labels, frame="nerfstudio", up="z")

@@ -15,14 +15,10 @@ from gradiseg_ns import rendering
 
 def rotation_matrix(wxyz: Sequence[float]) -> NDArray[np.float64]:
     """[3, 3] of a quaternion, w first, of any length."""
-    w, x, y, z = np.asarray(wxyz, np.float64) / np.linalg.norm(wxyz)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    from scipy.spatial.transform import Rotation
+
+    w, x, y, z = wxyz
+    return Rotation.from_quat([x, y, z, w]).as_matrix()
 
 
 def quaternion(rotation: NDArray) -> tuple[float, float, float, float]:
@@ -31,6 +27,16 @@ def quaternion(rotation: NDArray) -> tuple[float, float, float, float]:
 
     x, y, z, w = Rotation.from_matrix(rotation).as_quat()
     return float(w), float(x), float(y), float(z)
+
+
+def quaternions(rotations: Tensor) -> Tensor:
+    """w x y z [N, 4] of rotation matrices [N, 3, 3]."""
+    from scipy.spatial.transform import Rotation
+
+    if not len(rotations):
+        return rotations.new_zeros(0, 4)
+    found = torch.from_numpy(Rotation.from_matrix(rotations.detach().cpu().numpy()).as_quat())
+    return found[:, [3, 0, 1, 2]].to(rotations)
 
 
 def multiply_quaternions(a: Tensor, b: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiseg_ns.boundary.cleaning import REACH, Overshoot, axis_ends, draw_in, find_overshoot
+from gradiseg_ns.boundary.cleaning import REACH, Overshoot, axis_ends, draw_in, find_overshoot, standing
 from gradiseg_ns.grouping.densification import rotation_matrices
 from gradiseg_ns.rendering import Camera, Gaussians
 from tests.devices import here
@@ -203,3 +203,17 @@ def test_a_few_rounds_bring_ends_home() -> None:
     assert float(ends[0, 1]) < 0.07 and float(ends[2, 0]) > -0.07  # a pixel is 1/16
     torch.testing.assert_close(ends[0, 0], torch.tensor(-0.3 - REACH * 0.4))
     torch.testing.assert_close(ends[2, 1], torch.tensor(0.2 + REACH * 0.4))
+
+
+def test_where_points_stand() -> None:
+    points = torch.tensor([[-0.5, 0, DEPTH], [0.5, 0, DEPTH], [0.5, 0, DEPTH + 1], [50, 0, DEPTH]]).to(here())
+    views = [_view(x) for x in (-0.2, 0.0, 0.2)]
+    views = [
+        (v._replace(viewmat=v.viewmat.to(here()), K=v.K.to(here())), m.to(here()), d.to(here()))
+        for v, m, d in views
+    ]
+    assert standing(points, 2, views).tolist() == [0, 1, -1, -1], (
+        "behind the wall or beside the picture: no view tells"
+    )
+    views[0] = (views[0][0], 1 - views[0][1], views[0][2])  # one wrong map of three
+    assert standing(points, 2, views).tolist() == [0, 1, -1, -1]

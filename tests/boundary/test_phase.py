@@ -8,7 +8,22 @@ import pytest
 import torch
 
 from gradiseg_ns.boundary import phase as module
-from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase, heat
+from gradiseg_ns.boundary.agreement import Consensus
+from gradiseg_ns.boundary.hull import Hulls
+from gradiseg_ns.boundary.phase import (
+    BoundaryConfig,
+    BoundaryPhase,
+    Foreign,
+    RefinedGaussians,
+    RefinedView,
+    ambiguity_feature,
+    heat,
+)
+from gradiseg_ns.grouping.identity import IdentityClassifier
+from gradiseg_ns.rendering import Gaussians
+from tests.devices import here
+
+from .scenes import camera
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -46,14 +61,105 @@ def test_boundary_gaussians_are_those_above_tau_and_the_field_stays_where_it_was
     assert torch.equal(phase.field.center, center), "what it has learned is where it is"
 
 
+def a_view(height: int = 12, width: int = 16) -> RefinedView:
+    plain = torch.rand(height, width)
+    return RefinedView(
+        camera(width=width, height=height), plain, torch.rand(height, width, 3), plain, plain,
+        torch.randn(height, width, 4, requires_grad=True), torch.zeros(3),
+    )  # fmt: skip
+
+
+def some_gaussians() -> RefinedGaussians:
+    return RefinedGaussians(
+        torch.rand(5, 3), torch.rand(5, 4), torch.rand(5), torch.zeros(5, dtype=torch.int64),
+        Gaussians(torch.rand(5, 3), torch.rand(5, 4), torch.rand(5, 3), torch.rand(5)),
+    )  # fmt: skip
+
+
 def test_steps_between_have_no_losses(monkeypatch: pytest.MonkeyPatch) -> None:
-    phase = BoundaryPhase(BoundaryConfig(every=3), 4)
-    assert phase.losses(0) == {}
+    phase, view = BoundaryPhase(BoundaryConfig(every=3), 4), a_view()
+    photo, classes = torch.rand(12, 16, 3), torch.zeros(12, 16, dtype=torch.int64)
+    classifier = IdentityClassifier(2, 4).to(here())
+    asked: list[RefinedGaussians] = []
+
+    def gaussians() -> RefinedGaussians:
+        asked.append(some_gaussians())
+        return asked[-1]
+
+    def losses(step: int) -> dict:
+        return phase.losses(step, view, photo, classes, None, classifier, gaussians)
+
+    assert losses(0) == {}, "nobody trains a field"
     phase.parameters("cpu")
-    monkeypatch.setattr(phase.refiner, "losses", lambda **view: view)
-    assert [bool(phase.losses(step, boundary_mask=torch.ones(()))) for step in range(5)] == [
-        True, False, False, True, False
-    ]  # fmt: skip
+    monkeypatch.setattr(phase.refiner, "losses", lambda **given: given)
+    found = [losses(step) for step in range(5)]
+    assert [bool(each) for each in found] == [True, False, False, True, False]
+    assert len(asked) == 2, "only when they are needed"
+    assert found[0]["photo"] is photo and found[0]["classes"] is classes and found[0]["seen"] is view.seen
+    assert found[3]["labels"] is asked[1].labels and found[0]["camera"] is view.camera
+    phase.config.field = False
+    assert losses(0) == {}
+
+
+def test_under_a_mask_the_photo_is_what_the_splat_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    phase, view = BoundaryPhase(BoundaryConfig(), 4), a_view()
+    phase.parameters("cpu")
+    monkeypatch.setattr(phase.refiner, "losses", lambda **given: given)
+    photo, classes = torch.full((12, 16, 3), 2.0), torch.zeros(12, 16, dtype=torch.int64)
+    mask = torch.ones(12, 16, dtype=torch.bool)
+    mask[:, :5] = False
+    classifier = IdentityClassifier(2, 4).to(here())
+    found: dict = phase.losses(0, view, photo, classes, mask, classifier, some_gaussians)
+    assert torch.equal(found["photo"][:, :5], view.rgb[:, :5]) and bool((found["photo"][:, 5:] == 2).all())
+    assert not found["seen"][:, :5].any() and torch.equal(found["seen"][:, 5:], view.seen[:, 5:])
+
+
+def test_sharp_maps_count_twice_at_their_edges() -> None:
+    phase, view = BoundaryPhase(BoundaryConfig(focus=2.0, focus_photo=0.5), 4), a_view()
+    classes = torch.zeros(12, 16, dtype=torch.int64)
+    classes[:, 8:] = 1
+    arguments = (
+        view,
+        torch.rand(12, 16, 3),
+        classes,
+        None,
+        IdentityClassifier(2, 4).to(here()),
+        some_gaussians,
+    )
+    assert phase.losses(1, *arguments) == {}
+    phase.sharp = True
+    found = phase.losses(1, *arguments)
+    assert set(found) == {"boundary_focus", "boundary_focus_photo"}
+    expected = 0.5 * (view.rgb - arguments[1]).abs()[:, 6:10].mean()
+    torch.testing.assert_close(found["boundary_focus_photo"], expected)
+    found["boundary_focus"].backward()
+    moved = view.identity.grad.abs().sum(dim=-1)[0]
+    assert (moved > 0).nonzero()[:, 0].tolist() == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(("edges", "sharp"), [("auto", True), ("sharp", True), ("rough", False)])
+def test_it_keeps_the_maps_that_the_views_agree_on(edges: str, sharp: bool) -> None:
+    phase = BoundaryPhase(BoundaryConfig(edges=edges), 4)  # type: ignore[arg-type]
+    maps = {3: torch.tensor([[0, -1]], dtype=torch.int32, device="cpu")}
+    phase.agree(Consensus(None, None, maps, 0.5, 0.9), here())  # type: ignore[arg-type]
+    assert phase.sharp is sharp and list(phase.agreed) == [3]
+    assert phase.agreed[3].tolist() == [[0, -1]] and phase.agreed[3].device == here()
+
+
+def test_positions_learn_faster_until_the_schedule_says_anew() -> None:
+    phase = BoundaryPhase(BoundaryConfig(position_rate=5.0), 4)
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))], lr=0.01)
+    phase.hasten(optimizer)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_what_is_swapped_in_has_no_ambiguity() -> None:
+    ambiguity = torch.tensor([0.1, 0.7, 0.9])
+    assert torch.equal(ambiguity_feature(ambiguity), ambiguity[:, None])
+    assert ambiguity_feature(ambiguity, above=0.5).tolist() == [[0.0], [1.0], [1.0]]
+    rows = torch.tensor([2, 0, 5, 3])
+    torch.testing.assert_close(ambiguity_feature(ambiguity, rows), torch.tensor([[0.9], [0.1], [0.0], [0.0]]))
+    assert ambiguity_feature(ambiguity, rows, above=0.5).tolist() == [[1.0], [0.0], [0.0], [0.0]]
 
 
 def test_heat_runs_from_black_to_white() -> None:
@@ -64,3 +170,22 @@ def test_heat_runs_from_black_to_white() -> None:
     brightness = colors @ torch.tensor([0.2126, 0.7152, 0.0722])
     assert bool((brightness[26:76] > brightness[25:75]).all())
     assert heat(torch.rand(4, 5)).shape == (4, 5, 3)
+
+
+def test_the_two_cleaning_losses_are_weighted_and_optional() -> None:
+    view, classifier = a_view(), IdentityClassifier(2, 4).to(here())
+    photo, classes = torch.rand(12, 16, 3), torch.zeros(12, 16, dtype=torch.int64)
+    blended = torch.full((12, 16), -0.25)
+
+    def losses(foreign: float, space: float) -> dict:
+        phase = BoundaryPhase(BoundaryConfig(foreign=foreign, space=space, field=False), 4)
+        directions = torch.cat([torch.eye(3), -torch.eye(3)])
+        phase.hulls = Hulls(directions, torch.full((1, 6), -9.0), torch.zeros(1))  # nothing is inside
+        given = Foreign(blended, torch.tensor([1.0, -1.0])) if foreign else None
+        return phase.losses(0, view, photo, classes, None, classifier, some_gaussians, given)
+
+    assert losses(0, 0) == {}
+    assert set(losses(2.0, 0)) == {"boundary_foreign"} and set(losses(0, 1.0)) == {"boundary_space"}
+    expected = 2 * float((view.alpha - blended).mean())
+    assert float(losses(2.0, 0)["boundary_foreign"]) == pytest.approx(expected, rel=1e-5)
+    assert 0.2 < float(losses(0, 1.0)["boundary_space"]) < 0.8, "all samples, by their opacities"

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.phase import BoundaryConfig
-from gradiseg_ns.boundary.rounds import find_consensus, overshooting_ends, sharpen
+from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase
+from gradiseg_ns.boundary.rounds import find_consensus, overshooting_ends, refresh, sharpen
 from gradiseg_ns.rendering import Gaussians
 from tests.devices import here
 
-from .scenes import camera, positions
+from .scenes import LEFT, board, camera, positions, wall
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -76,3 +76,81 @@ def test_a_rod_across_the_border_sticks_out() -> None:
     depth, alpha = rendering.depth(rendering.project(gaussians, views[1][0]))
     middle = tuple(size // 2 for size in depth.shape)
     assert float(alpha[middle]) > 0.5 and 3.9 < float(depth[middle]) < 4.1
+
+
+@pytest.mark.parametrize("change", [True, False])
+def test_a_round_fills_the_phase_and_the_strategy(change: bool) -> None:
+    """Two boards on a wall; one view of five says that the left one is wall, and is overruled where its photo looks right."""
+    gaussians, _ = wall(0.2)
+    views = []
+    for x in (-0.4, -0.2, 0.0, 0.2, 0.4):
+        view = camera(x)
+        views.append((view, board(*positions(view))))
+    wrong = views[2][1]
+    wrong[wrong == LEFT] = 0
+    params = torch.nn.ParameterDict(
+        {
+            "means": torch.nn.Parameter(gaussians.means.clone()),
+            "quats": torch.nn.Parameter(gaussians.quats.clone()),
+            "scales": torch.nn.Parameter(gaussians.scales.log()),
+        }
+    )
+    optimizers = {name: torch.optim.Adam([p]) for name, p in params.items()}
+    phase = BoundaryPhase(BoundaryConfig(tau=0.3, split=0.05, overshoot="off"), 4)
+    state: dict[str, Any] = {}
+
+    def differs(seen: list[int], by: float) -> Any:
+        def render_error(
+            index: int, camera: rendering.Camera, projection: rendering.Projection
+        ) -> torch.Tensor:
+            assert len(projection.radii[0]) == len(gaussians)
+            seen.append(index)
+            return torch.full((camera.height, camera.width), by)
+
+        return render_error
+
+    asked: list[int] = []
+    found = refresh(
+        phase, gaussians, lambda: iter(views), len(views), 3, params, optimizers, state, render_error=differs(asked, 0.0), change=change,
+    )  # fmt: skip
+    assert set(asked) == {0, 1, 2, 3, 4} and phase.found
+    assert 2 in phase.agreed and found.overruled > 0
+    left = board(*positions(views[2][0])) == LEFT
+    assert float((phase.agreed[2][left] == LEFT).float().mean()) > 0.8
+    count = len(gaussians) + (round(0.05 * len(gaussians)) if change else 0)
+    assert len(params["means"]) == len(state["impurity"]) == len(state["vote_class"]) == count
+    assert {0, 1, 2} <= set(state["vote_class"].unique().tolist())
+    refresh(
+        phase, gaussians, lambda: iter(views), len(views), 3, params, optimizers, {}, render_error=differs([], 1.0), change=False,
+    )  # fmt: skip
+    assert phase.agreed == {}, "the splat is wrong everywhere: nothing is overruled"
+
+
+def test_a_round_draws_into_the_hulls_and_keeps_them() -> None:
+    """A board of object 1 on a wall, and a Gaussian of the board that reaches far out of it along the wall."""
+    gaussians, labels = wall()
+    mine = (labels == LEFT).nonzero()[0, 0]
+    scales = gaussians.scales.clone()
+    scales[mine, 0] = 0.5
+    views = [(camera(x), board(*positions(camera(x)))) for x in (-0.2, 0.0, 0.2)]
+
+    def params() -> torch.nn.ParameterDict:
+        values = {"means": gaussians.means, "quats": gaussians.quats, "scales": scales.log()}
+        return torch.nn.ParameterDict({k: torch.nn.Parameter(v.clone()) for k, v in values.items()})
+
+    def run(**options: Any) -> tuple[torch.nn.ParameterDict, BoundaryPhase]:
+        changed, phase = params(), BoundaryPhase(BoundaryConfig(split=0.0, overshoot="off", **options), 4)
+        optimizers = {name: torch.optim.Adam([p]) for name, p in changed.items()}
+        refresh(
+            phase, gaussians, lambda: iter(views), len(views), 3, changed, optimizers, {},
+            render_error=lambda *_: torch.zeros(48, 64),
+        )  # fmt: skip
+        return changed, phase
+
+    kept, phase = run(hull=False)
+    assert torch.equal(kept["scales"], params()["scales"]) and phase.hulls is None and phase.space is None
+    drawn, phase = run(hull=True, space=1.0)
+    assert phase.hulls is not None and phase.space is not None
+    assert float(drawn["scales"][mine].exp().max()) < 0.4
+    inner = (gaussians.means[:, :2] - torch.tensor([1.0, 0.0])).abs().amax(dim=1) < 0.3
+    assert torch.equal(drawn["means"][inner], params()["means"][inner]), "what lies inside stays"
