@@ -35,7 +35,7 @@ from gradiseg_ns import rendering, sources
 from gradiseg_ns.affordance import DEFAULT_K, DEFAULT_RESOLUTION
 from gradiseg_ns.affordance.exemplars import Exemplar
 from gradiseg_ns.affordance.tokens import PatchTokens, TokenModel
-from gradiseg_ns.affordance.transfer import affordance_maps, area_mean, prepare, render_labels
+from gradiseg_ns.affordance.transfer import affordance_maps, area_mean, class_map, prepare
 from gradiseg_ns.data.id_maps import read_object_names
 from gradiseg_ns.evaluation.affordance import AffordanceScore, evaluate
 from gradiseg_ns.formats.read_ply import read_ply
@@ -254,8 +254,8 @@ class Affordance:
         )  # fmt: skip
         return flat, self._through_3d(majority(votes).classes)
 
-    def _through_3d(self, labels: Tensor) -> dict[str, Tensor]:
-        return {name: render_labels(projection, labels) for name, projection in self._projections.items()}
+    def _through_3d(self, classes: Tensor) -> dict[str, Tensor]:
+        return {name: class_map(projection, classes) for name, projection in self._projections.items()}
 
     def _score(self, name: str, maps: dict[str, Tensor]) -> Row:
         truth = {view: labels for view, _, _, labels in self._judged}
@@ -351,7 +351,7 @@ def altered(exemplar: Exemplar, seed: int) -> Exemplar:
     image = exemplar.image[:, ::-1].astype(np.float64)
     image = (0.85 * (image - 128) + 128) * gains
     return Exemplar(
-        exemplar.name, image.clip(0, 255).astype(np.uint8), np.ascontiguousarray(exemplar.labels[:, ::-1])
+        exemplar.name, image.clip(0, 255).astype(np.uint8), np.ascontiguousarray(exemplar.classes[:, ::-1])
     )
 
 

@@ -9,13 +9,15 @@
 tenth missed. The *best group* of an object is the id with the largest mean IoU over the views that show the object: one id for all views.
 *Single masks* takes the best mask of each view separately. This shows the quality of the masks themselves; consistent ids cannot reach
 it. If ids are kept, each object is compared with its own id. On held-out views the labels of the Gaussians are rendered and compared.
+New ids have levels: objects, their parts, parts of parts. The figures are of the objects; *of any level* takes for each object the best
+group of all levels.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
 
@@ -28,6 +30,7 @@ from rich.table import Table
 
 from gradiseg_ns import sources
 from gradiseg_ns.data.id_maps import read_id_map, resize_id_map
+from gradiseg_ns.scene.parts import PartTree
 from gradiseg_ns.sources.association import IdMode, associate_views, overview_of
 from gradiseg_ns.votes.labels import render_classes
 
@@ -36,7 +39,35 @@ Maps = Sequence[NDArray[np.integer]]
 
 def best_group(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
     """Mean over the objects: the mean IoU of the best id over the views that show the object."""
-    return float(np.mean([max(_ious(predicted, truth, o).values(), default=0.0) for o in objects]))
+    return best_of_any([predicted], truth, objects)
+
+
+def best_of_any(levels: Sequence[Maps], truth: Maps, objects: Sequence[int]) -> float:
+    """As `best_group`, with the best id of several levels of maps."""
+    return float(
+        np.mean(
+            [
+                max((v for maps in levels for v in _ious(maps, truth, o).values()), default=0.0)
+                for o in objects
+            ]
+        )
+    )
+
+
+def levels_of(tree: PartTree, maps: Maps) -> list[Maps]:
+    """Maps of parts as maps of each level: of the objects, of their parts, and so on."""
+    paths = {part: tree.path(part)[::-1] for part in tree.ids}  # from the object down
+    levels: list[Maps] = []
+    for level in range(max((len(path) for path in paths.values()), default=1)):
+        found = []
+        for ids in maps:
+            number = np.arange(max(int(ids.max(initial=0)), *tree.ids, 0) + 2)
+            number[-1] = -1
+            for part, path in paths.items():
+                number[part] = path[min(level, len(path) - 1)]
+            found.append(number[ids])
+        levels.append(found)
+    return levels
 
 
 def own_ids(predicted: Maps, truth: Maps, objects: Sequence[int]) -> float:
@@ -110,6 +141,8 @@ class AssociationBenchmark:
     ids: IdMode = "auto"
     sparse: bool = False
     """Compare masks by sparse points, as if there were no splat yet."""
+    every: int = 1
+    """Take every so many-th training view only."""
     scramble: bool = False
     """Add errors to the masks first."""
     picture: Path | None = None
@@ -119,7 +152,9 @@ class AssociationBenchmark:
 
     def main(self) -> None:
         run = sources.load_run(self.splat)
-        scene = run.scene(masks_dir=self.masks_dir)
+        scene = run.capture(masks_dir=self.masks_dir)
+        for kept in fields(scene.train):
+            setattr(scene.train, kept.name, getattr(scene.train, kept.name)[:: self.every])
         if self.scramble:
             rng = np.random.default_rng(0)
             scene.train.id_maps[:] = [
@@ -132,6 +167,7 @@ class AssociationBenchmark:
             "seconds": seconds,
             "masks": len(done.result.masks),
             "ids": len(done.result.ids),
+            "parts": len(done.result.parts.tree),
         }
         for name, found in (("before", done.before), ("after", done.after)):
             if found is not None:
@@ -152,7 +188,7 @@ class AssociationBenchmark:
         if self.output is not None:
             self.output.write_text(json.dumps(figures, indent=2))
 
-    def _compare(self, run: sources.Run, scene: sources.Scene, done, figures: dict[str, float]) -> None:
+    def _compare(self, run: sources.Run, scene: sources.Capture, done, figures: dict[str, float]) -> None:
         folder = scene.data_folder / str(self.truth_dir)
 
         def read(views: sources.Views) -> list[NDArray[np.int32]]:
@@ -171,6 +207,10 @@ class AssociationBenchmark:
         figures["single masks, training views"] = single_masks(old, truth, objects)
         figures[f"{name} before, training views"] = score(old, truth, objects)
         figures[f"{name} after, training views"] = score(done.maps, truth, objects)
+        parts = done.result.parts
+        if len(parts.tree):
+            levels = [done.maps, *levels_of(parts.tree, parts.maps)]
+            figures[f"{name} of any level after, training views"] = best_of_any(levels, truth, objects)
         labels = done.result.labels
         if labels is not None and len(scene.test):
             ids = torch.tensor([*done.result.ids, -1])
@@ -178,7 +218,14 @@ class AssociationBenchmark:
                 ids[render_classes(run.splat.project(camera), labels.classes)[0]].numpy()
                 for camera in scene.test.cameras
             ]
-            figures[f"{name} after, held-out views"] = score(held_out, read(scene.test), objects)
+            truth = read(scene.test)
+            figures[f"{name} after, held-out views"] = score(held_out, truth, objects)
+            if len(parts.tree) and parts.labels is not None:
+                own = ids[labels.classes]
+                nodes = torch.where(parts.labels >= 0, parts.labels, own)
+                found = [render_classes(run.splat.project(c), nodes)[0].numpy() for c in scene.test.cameras]
+                levels = [held_out, *levels_of(parts.tree, found)]
+                figures[f"{name} of any level after, held-out views"] = best_of_any(levels, truth, objects)
 
 
 if __name__ == "__main__":

@@ -65,8 +65,7 @@ class CloseUp:
             photo, ids = batch["image"], batch["id_map"][..., 0]
         else:
             camera = manager.train_dataset.cameras[self.view : self.view + 1].to(model.device)
-            item = manager.cached_train[self.view]
-            photo, ids = item["image"], item["id_map"][..., 0]
+            photo, ids = manager.cached_train[self.view]["image"], manager.training_ids(self.view)
         photo = photo.float() / 255 if photo.dtype == torch.uint8 else photo
         with torch.no_grad():
             outputs = model.get_outputs_for_camera(camera=camera)

@@ -129,6 +129,8 @@ class Training:
     def _resize(self, pipeline: Any) -> None:
         """Resize photos, maps and cameras, and give the maps other ids."""
         manager, model = pipeline.datamanager, pipeline.model
+        if hasattr(manager, "use_classes"):
+            manager.use_classes(None)
         for item in manager.cached_train:
             if self.size is not None:
                 width, height = self.size
@@ -159,6 +161,8 @@ class Training:
         if self.classes and hasattr(model, "set_objects"):
             model.set_objects(range(self.classes), {})
             torch.nn.init.normal_(model.classifier.weight, std=0.1)
+        if hasattr(manager, "use_classes") and model.config.identity:
+            manager.use_classes(model.objects)
 
     def _gradiseg(self, *, identity: bool = True, refiner: bool = False) -> Any:
         from gradiseg_ns import runs

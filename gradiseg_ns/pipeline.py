@@ -23,11 +23,10 @@ from nerfstudio.engine.callbacks import (
     TrainingCallbackLocation,
 )
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils.rich_utils import CONSOLE
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from gradiseg_ns import rendering
+from gradiseg_ns.data.class_maps import CLASS_MAP
 from gradiseg_ns.data.datamanager import GradisegDataManager
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.data.map_values import some
@@ -36,13 +35,14 @@ from gradiseg_ns.ns_callers import caller, edits_path, listen_locally
 from gradiseg_ns.sources.checkpoints import choose_for_commands
 from gradiseg_ns.tools.atomic import WholeFile, check_writable
 from gradiseg_ns.tools.errors import GradisegError
-from gradiseg_ns.tools.terminal import mend_commands, say, warn
+from gradiseg_ns.tools.terminal import console, mend_commands, progress, say, warn
 
 if TYPE_CHECKING:
     from gradiseg_ns.data.free_space import FreeSpace
     from gradiseg_ns.evaluation.extraction import ExtractionMetrics
     from gradiseg_ns.evaluation.metrics import MaskScores
     from gradiseg_ns.evaluation.views import FloaterScore, ViewScore
+    from gradiseg_ns.scene.splat import Splat
     from gradiseg_ns.viewer.panel import GradisegPanel
 
 CLEAR_EVERY = 25
@@ -84,8 +84,8 @@ class GradisegPipeline(VanillaPipeline):
         self.model.views = self.datamanager.view_names
         start = self.model.config.start_from
         if start is not None and test_mode == "val":
+            from gradiseg_ns.sources.capture import SourceError
             from gradiseg_ns.sources.run import load_splat
-            from gradiseg_ns.sources.scene import SourceError
 
             splat = load_splat(Path(start))
             if splat.frame == "original" or any(splat.offset):
@@ -95,6 +95,7 @@ class GradisegPipeline(VanillaPipeline):
                 )
             self.model.adopt(splat)
             say(f"Starting from the {len(splat)} Gaussians of {start}.")
+        self._use_classes()
         self._prepare_editing(training=test_mode == "val")
 
     @staticmethod
@@ -142,6 +143,11 @@ class GradisegPipeline(VanillaPipeline):
         self.model.editing.always = who.kind == "render"
         say(f"{len(self.model.editing.edits.steps)} edits of {path}")
 
+    def _use_classes(self) -> None:
+        """While training, the training maps hold classes of the model's objects: called whenever these have changed."""
+        if self.test_mode == "val" and self.model.config.identity:
+            self.datamanager.use_classes(self.model.objects)
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
@@ -180,6 +186,7 @@ class GradisegPipeline(VanillaPipeline):
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         here = set(self.model.views)
         super().load_pipeline(loaded_state, step)
+        self._use_classes()
         if self.test_mode == "val":
             self._compare_views(here)
         if self.model.editing.always:
@@ -209,6 +216,19 @@ class GradisegPipeline(VanillaPipeline):
             return
         if not model.is_labelled:
             model.label_gaussians(self.datamanager.train_dataset.cameras)
+            self._label_parts()
+
+    def _label_parts(self) -> None:
+        """After the objects: the part of every Gaussian, where maps of parts lie beside those of the objects."""
+        from gradiseg_ns.sources.association import label_parts
+        from gradiseg_ns.sources.capture import Capture
+
+        model, manager = self.model, self.datamanager
+        if not model.is_labelled:
+            return
+        capture = Capture(Path(manager.config.dataparser.data), manager, torch.device(model.device))
+        objects = model.objects.ids_of(model.gaussian_classes())
+        model.set_parts(label_parts(capture, self._splat().gaussians(), objects))
 
     def take_votes(self, step: int, trainer: Any = None) -> None:
         """Before a training step: identities from the votes of all training maps, when the schedule says so.
@@ -226,10 +246,10 @@ class GradisegPipeline(VanillaPipeline):
         model.train()
 
     def _training_views(self) -> Iterator[tuple[Cameras, Tensor]]:
-        """Cameras of the training views with their id maps [H, W, 1]."""
+        """Cameras of the training views with their maps of classes [H, W]."""
         cameras, cached = self.datamanager.train_dataset.cameras, self.datamanager.cached_train
         for index, item in enumerate(cached):
-            yield cameras[index : index + 1], item["id_map"]
+            yield cameras[index : index + 1], item[CLASS_MAP]
 
     def refresh_boundary(self, step: int) -> None:
         """Before a training step: find the boundary Gaussians anew, when the schedule says so."""
@@ -242,7 +262,7 @@ class GradisegPipeline(VanillaPipeline):
         model.eval()  # at full resolution
         cached = self.datamanager.cached_train
         found = model.refresh_boundary(
-            list(self._training_views()), photos=lambda index: cached[index]["image"], change=due
+            list(self._training_views()), lambda index: cached[index]["image"], change=due
         )
         say(
             f"{len(phase.points or ())} of {model.num_points} Gaussians; "
@@ -253,21 +273,26 @@ class GradisegPipeline(VanillaPipeline):
         )
         model.train()
 
-    def _associate(self, trainer: Any) -> None:
+    def _splat(self) -> Splat:
+        """The Gaussians as they are now."""
         from gradiseg_ns.scene.splat import Splat
+
+        antialiased = self.model.config.rasterize_mode == "antialiased"
+        return Splat.from_parameters(dict(self.model.gauss_params.items()), antialiased=antialiased)
+
+    def _associate(self, trainer: Any) -> None:
         from gradiseg_ns.sources.association import associate_views, write_association
-        from gradiseg_ns.sources.scene import Scene
+        from gradiseg_ns.sources.capture import Capture
 
         model, manager = self.model, self.datamanager
-        antialiased = model.config.rasterize_mode == "antialiased"
-        splat = Splat.from_parameters(dict(model.gauss_params.items()), antialiased=antialiased)
-        scene = Scene(Path(manager.config.dataparser.data), manager, torch.device(model.device))
+        capture = Capture(Path(manager.config.dataparser.data), manager, torch.device(model.device))
         mode = model.config.associate
         assert mode != "off"
-        done = associate_views(scene, splat, ids=mode)
+        manager.use_classes(None)
+        done = associate_views(capture, self._splat(), ids=mode)
         if trainer is not None:
             folder = Path(trainer.base_dir) / "associated_mask"
-            write_association(folder, scene, done)
+            write_association(folder, capture, done)
             # What is resumed or evaluated later reads the new maps, and leaves them as they are.
             trainer.config.pipeline.datamanager.masks_dir = str(folder.resolve())
             trainer.config.pipeline.model.associate = "off"
@@ -279,9 +304,16 @@ class GradisegPipeline(VanillaPipeline):
             model.set_objects(
                 sorted({int(i) for ids in done.maps for i in np.unique(ids)}), {0: "unassigned"}
             )
-            if manager.config.eval_masks_dir is None:  # their ids mean nothing any more
+            if "objects" in done.held_out:
+                for item, ids in zip(manager.cached_eval, done.held_out["objects"], strict=True):
+                    item["id_map"] = torch.from_numpy(ids)[..., None].to(item["id_map"].device, torch.int32)
+                say(
+                    "Held-out photos are compared with their own masks, which have the new ids of what they show."
+                )
+            elif manager.config.eval_masks_dir is None:  # their ids mean nothing any more
                 for item in manager.cached_eval:
                     item["id_map"] = torch.full_like(item["id_map"], IGNORE)
+        self._use_classes()
 
     def get_average_image_metrics(
         self,
@@ -321,8 +353,7 @@ class GradisegPipeline(VanillaPipeline):
         has_labels = False
         if output_path is not None:
             output_path.mkdir(parents=True, exist_ok=True)
-        with _progress() as progress:
-            task = progress.add_task("Evaluating views", total=len(data_loader))
+        with progress("Evaluating views", len(data_loader), transient=True) as advance:
             for index, (camera, batch) in enumerate(data_loader):
                 start = perf_counter()
                 outputs = model.get_outputs_for_camera(camera=camera)
@@ -342,7 +373,7 @@ class GradisegPipeline(VanillaPipeline):
                 views.append(ViewScore(name, row["psnr"], row.get("psnr_inside"), miou))
                 if output_path is not None:
                     self._save_pictures(pictures, output_path, image_prefix, index)
-                progress.advance(task)
+                advance()
         metrics = average(rows, get_std)
         metrics["gaussian_count"] = float(model.num_points)
         if has_labels:
@@ -368,7 +399,7 @@ class GradisegPipeline(VanillaPipeline):
             return metrics
         metrics["worst_iou"] = scores.worst_iou
         metrics["extracted_iou"], metrics["extracted_biou"] = cut_outs.result()
-        print_table(scores, CONSOLE)
+        print_table(scores, console())
         table = _table_path("objects")
         if table is not None:
             write_table(table, scores)
@@ -497,14 +528,3 @@ def _table_path(kind: str) -> Path | None:
         return None
     path = Path(who.command.output_path)
     return path.with_name(f"{path.stem}_{kind}.csv")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        MofNCompleteColumn(),
-        transient=True,
-        console=CONSOLE,
-    )

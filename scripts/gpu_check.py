@@ -337,14 +337,14 @@ def verbs(options: argparse.Namespace) -> None:
         result(click_ms=milliseconds(lambda i: model.pick(camera(i), x, y), 20))
         splat = Splat.from_parameters(dict(model.gauss_params.items()), antialiased=False)
         views = [
-            (model.rendering_camera(camera(i)), item["id_map"][..., 0])
+            (model.rendering_camera(camera(i)), item["class_map"].to(model.device))
             for i, item in enumerate(pipeline.datamanager.cached_train)
         ]
         accumulator = VoteAccumulator(len(splat), len(model.objects.ids), model.device)
 
         def vote(index: int) -> None:
-            view, ids = views[index]
-            accumulator.add(splat.project(view), model.objects.classes_of(ids.to(model.device)))
+            view, classes = views[index]
+            accumulator.add(splat.project(view), classes)
 
         def project_and_render(index: int) -> None:
             splat.render(views[index][0])

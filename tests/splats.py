@@ -12,11 +12,11 @@ import yaml
 
 from gradiseg_ns import runs, sources
 from gradiseg_ns.scene.coordinates import to_nerfstudio
+from gradiseg_ns.scene.harmonics import dc_of
 from gradiseg_ns.scene.splat import Splat
 
 from .scenes import BALLS, trace
 
-_C0 = 0.28209479177387814
 STEPS = 300
 SINK = 1.3
 """How far Gaussians of balls lie below the surface, in pixels of the view that chose them."""
@@ -59,10 +59,10 @@ def traced_splat(scene: Path, *, every: int = 9, seed: int = 0) -> Splat:
         quats=torch.nn.functional.normalize(torch.from_numpy(turns + 1e-9).float(), dim=1),
         scales=torch.from_numpy(np.log(np.stack([size, size, 0.1 * size], axis=1))).float(),
         opacities=torch.full((count,), 3.0),
-        features_dc=torch.from_numpy((colors - 0.5) / _C0).float(),
+        features_dc=dc_of(torch.from_numpy(colors)).float(),
         features_rest=torch.zeros(count, 15, 3),
     )
-    outputs = sources.load_scene(scene, maps=False).manager.train_dataparser_outputs
+    outputs = sources.load_capture(scene, maps=False).manager.train_dataparser_outputs
     return to_nerfstudio(splat, outputs.dataparser_transform, outputs.dataparser_scale)
 
 

@@ -21,8 +21,9 @@ from nerfstudio.utils.eval_utils import eval_setup
 from rich.console import Console
 
 from gradiseg_ns import runs, sources
+from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.sources import checkpoints
-from gradiseg_ns.sources.checkpoints import CheckpointError, choose, in_folder
+from gradiseg_ns.sources.checkpoints import CheckpointError, check_model_state, choose, in_folder
 from gradiseg_ns.tools import terminal
 from gradiseg_ns.tools.errors import GradisegError, WriteError
 from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig, resume_line
@@ -52,6 +53,17 @@ def write(path: Path, step: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.save({"pipeline": {"a": torch.arange(1000)}, "step": step}, path)
     return path
+
+
+def test_a_state_that_does_not_fit_is_refused_by_what_is_wrong() -> None:
+    objects = ObjectTable.create([0, 1, 7]).to_dict()
+    state = {"_extra_state": {"objects": objects}, "means": torch.zeros(3, 3)}
+    assert check_model_state(state, state.keys(), [1, 7]) == (0, 1, 7)
+    assert check_model_state(state, state.keys()) == (0, 1, 7), "evaluation: whatever the data have"
+    with pytest.raises(CheckpointError, match=r"missing \['a'\] and unknown \['means'\]\. Was it trained"):
+        check_model_state(state, {"_extra_state", "a"})
+    with pytest.raises(CheckpointError, match=r"2 object ids .* \(first ones: \[4, 9\]; it knows 3\)"):
+        check_model_state(state, state.keys(), [9, 4, 1])
 
 
 def damaged(whole: bytes) -> bytes:

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from gradiseg_ns import cli, sources
+from gradiseg_ns.boundary import cutting
 from gradiseg_ns.data.id_maps import IdMapError
 from gradiseg_ns.formats.read_ply import read_ply
 from gradiseg_ns.formats.sidecar import read_objects
@@ -88,6 +89,35 @@ def test_refining_and_filling(plain: Path, tmp_path: Path) -> None:
     ).main()  # fmt: skip
     labels = read_ply(tmp_path / "lifted.ply").labels
     assert labels is not None and int(labels.min()) >= 0
+
+
+def test_sharpening_a_lift_writes_more_gaussians_or_says_why_not(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the small scene's edges are a large share of its pictures
+    cli.Lift(
+        load_config=plain, masks_dir="object_mask", output_dir=tmp_path, sharpen=True, most_change=0.0, device="cpu"
+    ).main()  # fmt: skip
+    assert "Nothing was sharpened" in capsys.readouterr().out
+    assert cli.Lift().most_change == cutting.MOST_CHANGE, (
+        "the flag's default, which help shows without heavy imports"
+    )
+    before = sources.load_run(plain).splat
+    assert len(read_ply(tmp_path / "lifted.ply")) == len(before)
+    monkeypatch.setattr("gradiseg_ns.boundary.cutting.SHARP", (9.0, 0.0))
+    ten = torch.arange(10), torch.zeros(10, dtype=torch.int64)  # this splat has no long Gaussians
+    monkeypatch.setattr("gradiseg_ns.boundary.cutting._overshooting", lambda *_: ten)
+    cli.Lift(
+        load_config=plain, masks_dir="object_mask", output_dir=tmp_path, sharpen=True, most_change=0.5, device="cpu"
+    ).main()  # fmt: skip
+    assert "Sharpened: 10 Gaussians were split" in " ".join(capsys.readouterr().out.split())
+    after = read_ply(tmp_path / "lifted.ply")
+    lifted = sources.load_run(next(plain.parent.glob("*-lifted")))
+    assert len(after) == len(lifted.splat) == len(before) + 10 * cutting.ROUNDS
+    assert after.labels is not None and torch.equal(writing.labels_of_run(lifted), after.labels)
+    torch.testing.assert_close(lifted.splat.means, after.means)
+    with pytest.raises(SourceError, match=r"--most-change -1.0: expected 0 or more"):
+        cli.Lift(load_config=plain, sharpen=True, most_change=-1.0, device="cpu").main()
 
 
 @pytest.mark.parametrize("frame", ["nerfstudio", "original"])

@@ -21,7 +21,7 @@ from gradiseg_ns.formats.read_ply import read_ply
 from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.runs import writing
-from gradiseg_ns.sources.scene import SourceError
+from gradiseg_ns.sources.capture import SourceError
 from gradiseg_ns.tools.errors import WriteError
 
 from .scenes import write_scene
@@ -124,7 +124,7 @@ def test_what_a_person_changed_in_between_is_kept(run: Path) -> None:
     zero = imported.state["_model.gauss_params.identity"].abs().amax(dim=1) == 0
     assert torch.equal(zero, splat.labels < 0)
     picture = shown(imported.config_path)["rgb"]
-    camera = imported.scene(maps=False).test.cameras[0]
+    camera = imported.capture(maps=False).test.cameras[0]
     assert float((splat.render(camera, imported.background)[0] - picture).abs().max()) <= 1 / 255
 
 
@@ -170,7 +170,7 @@ def test_the_original_frame_and_back(run: Path, tmp_path: Path, said: bool) -> N
     source = sources.load_run(run)
     there = read_ply(ply)
     assert there.frame == "original"
-    outputs = source.scene(maps=False).manager.train_dataparser_outputs
+    outputs = source.capture(maps=False).manager.train_dataparser_outputs
     moved = outputs.dataparser_scale * (
         there.means @ outputs.dataparser_transform[:, :3].T + outputs.dataparser_transform[:, 3]
     )
@@ -189,7 +189,7 @@ def test_the_original_frame_and_back(run: Path, tmp_path: Path, said: bool) -> N
         with pytest.raises(SourceError, match="original frame"):
             sources.load_run(run)  # untouched
             config: Any = runs.make_config("gradiseg-lite", tmp_path, tmp_path, steps=5, device="cpu")
-            config.pipeline.datamanager = source.scene(maps=False).manager.config
+            config.pipeline.datamanager = source.capture(maps=False).manager.config
             config.pipeline.model.start_from = ply
             config.pipeline.setup(device="cpu", test_mode="val")
 

@@ -14,7 +14,7 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from gradiseg_ns import cli, sources
 from gradiseg_ns.sources.dataparsers import NAMES, config_of, split
 from gradiseg_ns.sources.run import anchor
-from gradiseg_ns.sources.scene import SourceError
+from gradiseg_ns.sources.capture import SourceError
 
 from .data import conftest as scenes
 
@@ -28,17 +28,17 @@ def as_it_lies(folder: Path) -> Path:
 
 @pytest.mark.parametrize("given", ["colmap", "nerfstudio-data"])
 def test_a_colmap_model_as_it_lies_there(tmp_path: Path, given: Any) -> None:
-    scene = sources.load_scene(as_it_lies(tmp_path), dataparser=given)
+    scene = sources.load_capture(as_it_lies(tmp_path), dataparser=given)
     assert len(scene.train) == 7 and scene.points is not None
 
 
 def test_a_blender_scene_without_a_name(tmp_path: Path) -> None:
-    assert len(sources.load_scene(scenes.write_blender(tmp_path)).train) == 4
+    assert len(sources.load_capture(scenes.write_blender(tmp_path)).train) == 4
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no transforms\.json, and no COLMAP model"):
-        sources.load_scene(tmp_path)
+        sources.load_capture(tmp_path)
 
 
 def test_options_of_a_dataparser(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_options_of_a_dataparser(tmp_path: Path) -> None:
     config = config_of(
         "colmap", ["--colmap-path", "sparse/0", "--eval-mode", "all", "--downscale-factor", "2"]
     )
-    scene = sources.load_scene(data, dataparser=config)
+    scene = sources.load_capture(data, dataparser=config)
     assert len(scene.train) == len(scene.test) == 8
     assert scene.train.images[0].shape[1] <= scenes.WIDTH // 2
 
@@ -133,4 +133,4 @@ def test_a_run_that_was_moved_away_from_its_data(tmp_path: Path) -> None:
         config_path=tmp_path / "config.yml",
     )
     with pytest.raises(SourceError, match=r"there is no gone, .*--data"):
-        sources.Run.scene(run)
+        sources.Run.capture(run)

@@ -17,7 +17,7 @@ from gradiseg_ns.editing.flags import Script
 from gradiseg_ns.formats.ply_layout import PlyError
 from gradiseg_ns.scene.coordinates import to_original
 from gradiseg_ns.scene.objects import ObjectTable
-from gradiseg_ns.sources.scene import SourceError
+from gradiseg_ns.sources.capture import SourceError
 
 from .formats.test_export import camera, make_splat
 from .formats.test_foreign import FILES, MALICIOUS

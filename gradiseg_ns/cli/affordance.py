@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gradiseg_ns.affordance.transfer import AffordanceResult
     from gradiseg_ns.scene.splat import Splat
-    from gradiseg_ns.sources.scene import Scene
+    from gradiseg_ns.sources.capture import Capture
 
 MAPS = "maps"
 """Folder, in that of the results, of the maps that the photos alone give."""
@@ -72,8 +72,8 @@ class Affordance(Source):
             offline=self.offline,
         )  # fmt: skip
         say(f"{self.model}: tokens of block {model.layer}, patches of {model.patch} pixels.")
-        _, splat, scene, background = self.open_splat(maps=False)
-        views = scene.train
+        _, splat, capture, background = self.open_splat(maps=False)
+        views = capture.train
         images = [image.cpu().numpy() for image in views.images]
         options = {"mirror": self.mirror, "position_means": self.position_means}
         steps = prepare_steps(len(views), len(exemplars), **options) + len(views)
@@ -82,15 +82,15 @@ class Affordance(Source):
                 zip(views.names, views.cameras, images, strict=True), splat.gaussians(), exemplars, model, names,
                 k=self.k, progress=lambda name: advance(), **options,
             )  # fmt: skip
-        splat.labels = result.labels.int()
+        splat.labels = result.classes.int()
         parts = _write_parts(folder, splat, result)
-        painted = {int(k) for exemplar in exemplars for k in set(exemplar.labels.flat)}
-        _draw(folder / "overview.png", scene, splat, result, painted, background)
+        painted = {int(k) for exemplar in exemplars for k in set(exemplar.classes.flat)}
+        _draw(folder / "overview.png", capture, splat, result, painted, background)
         report = {
             "model": self.model, "layer": model.layer, "resolution": self.resolution, "k": self.k, **options,
             "exemplars": [exemplar.name for exemplar in exemplars], "parts": parts,
         }  # fmt: skip
-        _write_maps(folder / MAPS, scene, [result.maps_2d[name] for name in views.names], names, report)
+        _write_maps(folder / MAPS, capture, [result.maps_2d[name] for name in views.names], names, report)
         _set_aside(folder, before - set(parts))
         say(f"Look at {folder / 'overview.png'}")
 
@@ -123,7 +123,7 @@ def _write_parts(folder: Path, splat: Splat, result: AffordanceResult) -> list[s
     write_ply(folder / "affordance.ply", splat, names=dict(enumerate(result.class_names)))
     parts = []
     for k, (name, stem) in enumerate(zip(result.class_names, file_names(result.class_names), strict=True)):
-        mask = result.labels == k
+        mask = result.classes == k
         if k == 0 or not bool(mask.any()):
             continue
         path = write_ply(
@@ -151,7 +151,7 @@ def file_names(names: Sequence[str]) -> list[str]:
 
 
 def _write_maps(
-    folder: Path, scene: Scene, maps: Sequence[Tensor], names: Sequence[str], report: dict[str, object]
+    folder: Path, capture: Capture, maps: Sequence[Tensor], names: Sequence[str], report: dict[str, object]
 ) -> None:
     """Write the maps [H, W] of the training photos as id maps. The folder appears when all is there."""
     import numpy as np
@@ -161,9 +161,9 @@ def _write_maps(
     from gradiseg_ns.sources.association import distorted, original_cameras
     from gradiseg_ns.tools.atomic import new_folder
 
-    originals, lookups = original_cameras(scene), {}
+    originals, lookups = original_cameras(capture), {}
     with new_folder(folder, replace=True) as making:
-        for i, (name, found) in enumerate(zip(scene.train.names, maps, strict=True)):
+        for i, (name, found) in enumerate(zip(capture.train.names, maps, strict=True)):
             path = making / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             # Id maps are read as the photos were taken, before their lens is undone.
@@ -176,7 +176,7 @@ def _write_maps(
     say(
         f"Saved {folder}, the maps of the photos alone. As id maps: gradiseg lift --masks-dir {folder.absolute()}"
     )
-    if read_frame_maps(scene.data):
+    if read_frame_maps(capture.data):
         say(
             "transforms.json names maps of its own (object_mask_path), which go before any folder: take them out of it to use these."
         )
@@ -195,18 +195,23 @@ def _set_aside(folder: Path, parts: set[str]) -> None:
 
 
 def _draw(
-    path: Path, scene: Scene, splat: Splat, result: AffordanceResult, painted: set[int], background: Tensor
+    path: Path,
+    capture: Capture,
+    splat: Splat,
+    result: AffordanceResult,
+    painted: set[int],
+    background: Tensor,
 ) -> None:
     """Photo, render and affordances of some views, held-out ones if there are any, and what the colours mean."""
-    from gradiseg_ns.affordance.transfer import legend, render_labels
+    from gradiseg_ns.affordance.transfer import class_map, legend
     from gradiseg_ns.tools.pictures import overview, save_picture, to_image
 
-    shown = scene.test if len(scene.test) else scene.train
+    shown = capture.test if len(capture.test) else capture.train
     rows, classes = [], {0, *painted}
     for camera, photo in list(zip(shown.cameras, shown.images, strict=True))[:PICTURES]:
         projection = splat.project(camera)
         rgb, _ = splat.render(camera, background, projection=projection)
-        found = render_labels(projection, result.labels)
+        found = class_map(projection, result.classes)
         classes |= set(found.unique().tolist())
         colors = result.colors.to(found.device)[found.long()]
         rows.append(

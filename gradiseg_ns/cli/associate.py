@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from gradiseg_ns.cli.common import MaybeCount, MaybeIds, MaybePath, MaybeText
-from gradiseg_ns.tools.choices import DataParser, IdMode
+from gradiseg_ns.tools.choices import DataParser, IdMode, Level
 from gradiseg_ns.tools.terminal import default_device, say
 
 
@@ -15,9 +15,9 @@ from gradiseg_ns.tools.terminal import default_device, say
 class Associate:
     """Make id maps that agree between views, from masks whose ids are unrelated between photos or partly wrong.
 
-    With a trained run (--load-config, any method of splatfacto's family) masks are compared by the Gaussians that they cover, and the
-    agreed labels are rendered again. This fills holes and corrects missed or switched masks. Without a run, masks are compared by the
-    scene's sparse points and only their ids change. The old folder is never touched.
+    With a trained run (--load-config, any method of splatfacto's family) masks are compared by the Gaussians that they cover. Pieces
+    of one surface become one object with parts, and the result is rendered again, which corrects missed or switched masks. Without a
+    run, masks are compared by the scene's sparse points and only their ids change. The old folder is never touched.
     """
 
     data: MaybePath = None
@@ -32,6 +32,8 @@ class Associate:
     """Maps with more ids are refused; 0 takes any number. Default: the run's bound, else 3000."""
     ids: IdMode = "auto"
     """`keep` repairs maps whose ids mostly agree, `new` numbers objects anew, `auto` decides by how well they agree."""
+    level: Level = "objects"
+    """What training learns from the new folder: whole objects, or their parts. Maps of the other level lie in a folder inside."""
     unlabelled: MaybeIds = None
     """Ids that mean "no mask". Default: 0 with new ids, none with kept ones."""
     dataparser: DataParser = "nerfstudio-data"
@@ -42,15 +44,15 @@ class Associate:
     def main(self) -> None:
         from gradiseg_ns import sources
         from gradiseg_ns.sources.association import associate_views, write_association
-        from gradiseg_ns.sources.scene import SourceError
+        from gradiseg_ns.sources.capture import SourceError
 
         splat = None
         if self.load_config is not None:
             run = sources.load_run(self.load_config, default_device(self.device))
             splat = run.splat
-            scene = run.scene(masks_dir=self.masks_dir, data=self.data, max_objects=self.max_objects)
+            scene = run.capture(masks_dir=self.masks_dir, data=self.data, max_objects=self.max_objects)
         elif self.data is not None:
-            scene = sources.load_scene(
+            scene = sources.load_capture(
                 self.data, dataparser=self.dataparser, masks_dir=self.masks_dir, device=default_device(self.device),
                 max_objects=self.max_objects,
             )  # fmt: skip
@@ -61,10 +63,10 @@ class Associate:
             raise SourceError(f"--output-dir {folder} exists already; name another, nothing is overwritten.")
         start = perf_counter()
         done = associate_views(scene, splat, ids=self.ids, unlabelled=self.unlabelled)
-        write_association(folder, scene, done)
+        write_association(folder, scene, done, level=self.level)
         say(
             f"{len(done.result.masks)} masks of {len(scene.train)} views: {len(done.result.ids)} ids "
-            f"({'kept' if done.kept else 'new'}), {perf_counter() - start:.0f} s."
+            f"({'kept' if done.kept else 'new'}), {len(done.result.parts.tree)} parts, {perf_counter() - start:.0f} s."
         )
         if done.before is not None and done.after is not None:
             say(

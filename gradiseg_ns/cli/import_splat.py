@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from gradiseg_ns.rendering import Camera
     from gradiseg_ns.scene.objects import ObjectTable
     from gradiseg_ns.scene.splat import Splat
+    from gradiseg_ns.sources.capture import Capture
     from gradiseg_ns.sources.run import Run
-    from gradiseg_ns.sources.scene import Scene
 
 _VIEWS = 8
 """Training views in which an import is looked at."""
@@ -59,8 +59,8 @@ class Import:
         from gradiseg_ns.formats.sidecar import read_objects
         from gradiseg_ns.grouping.codes import spread_codes
         from gradiseg_ns.runs.writing import check_free, objects_of_run, write_gradiseg_run
+        from gradiseg_ns.sources.capture import SourceError
         from gradiseg_ns.sources.placing import find_frame, in_nerfstudio_frame
-        from gradiseg_ns.sources.scene import SourceError
         from gradiseg_ns.votes.identities import encode, head_start
 
         if (self.load_config is None) == (self.data is None):
@@ -72,16 +72,16 @@ class Import:
         device = default_device(self.device)
         splat = read_ply(self.file).to(device)
         found = read_objects(self.file)
-        run, scene = self._origin(splat, device)
+        run, capture = self._origin(splat, device)
         check_free(run, "imported")
         if splat.labels is None:  # one object: the one that the sidecar names, if it names one
             one = found.ids[0] if found is not None and len(found) == 1 else 0
             splat.labels = torch.full((len(splat),), one, dtype=torch.int32, device=device)
-        names = names_by_id(objects_of_run(run)) if run.is_gradiseg else scene.object_names
+        names = names_by_id(objects_of_run(run)) if run.is_gradiseg else capture.object_names
         objects = _table_of(splat.labels, found, names)
-        cameras = scene.training_cameras(_VIEWS)
+        cameras = capture.training_cameras(_VIEWS)
         splat = in_nerfstudio_frame(
-            splat, scene, find_frame(splat, scene, run.background.to(device), self.frame, part=True)
+            splat, capture, find_frame(splat, capture, run.background.to(device), self.frame, part=True)
         )
 
         assert splat.labels is not None
@@ -97,7 +97,7 @@ class Import:
             "rasterize_mode": "antialiased" if antialiased else "classic",
         }
         written = write_gradiseg_run(
-            run, scene, splat, objects, identity, weight,
+            run, capture, splat, objects, identity, weight,
             suffix="imported", model_options=options, replace=False,
         )  # fmt: skip
         unknown = int((splat.labels < 0).sum())
@@ -106,7 +106,7 @@ class Import:
             f"Saved a gradiseg run: ns-viewer --load-config {written}"
         )
 
-    def _origin(self, splat: Splat, device: str) -> tuple[Run, Scene]:
+    def _origin(self, splat: Splat, device: str) -> tuple[Run, Capture]:
         """The run beside which the new one goes, and its data; with --data one that was never trained."""
         import torch
 
@@ -116,9 +116,9 @@ class Import:
 
         if self.load_config is not None:
             run = sources.load_run(self.load_config, device)
-            return run, run.scene(maps=False)
+            return run, run.capture(maps=False)
         assert self.data is not None
-        scene = sources.load_scene(self.data, dataparser=self.dataparser, maps=False, device=device)
+        capture = sources.load_capture(self.data, dataparser=self.dataparser, maps=False, device=device)
         config: Any = copy.deepcopy(register.gradiseg_lite.config)
         config.data = config.pipeline.datamanager.data = self.data
         config.output_dir = self.output_dir or Path("outputs")
@@ -128,7 +128,7 @@ class Import:
         step = config.max_num_iterations - 1
         folder = config.get_base_dir()
         run = sources.Run(folder / "config.yml", config, folder / f"step-{step:09d}.ckpt", step, {}, splat)
-        return run, scene
+        return run, capture
 
 
 def _table_of(labels: Tensor, found: ObjectTable | None, names: dict[int, str]) -> ObjectTable:
@@ -140,7 +140,7 @@ def _table_of(labels: Tensor, found: ObjectTable | None, names: dict[int, str]) 
     import torch
 
     from gradiseg_ns.scene.objects import ObjectTable
-    from gradiseg_ns.sources.scene import SourceError
+    from gradiseg_ns.sources.capture import SourceError
 
     known = [] if found is None else list(found.ids)
     own = {} if found is None else names_by_id(found)

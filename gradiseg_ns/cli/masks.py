@@ -25,8 +25,6 @@ PHRASE_MODEL = "IDEA-Research/grounding-dino-tiny"
 FOLDER = "sam_mask"
 REPORT = "masks.json"
 """File in the folder of maps: how they were made. A folder with it is ours."""
-LEVELS = "levels"
-"""Folder, in that of the maps, of all masks of each photo with their levels."""
 RESOLUTION = 1600
 _LEAST = 1e-4
 """Masks of which less is seen, in parts of the photo, are left out."""
@@ -311,6 +309,8 @@ def map_path(folder: Path, name: str) -> Path:
 
 def levels_path(folder: Path, name: str) -> Path:
     """Where all masks of a photo are (`masks.levels.Painted`)."""
+    from gradiseg_ns.masks.levels import LEVELS
+
     return folder / LEVELS / f"{name}.npz"
 
 

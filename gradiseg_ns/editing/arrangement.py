@@ -30,6 +30,7 @@ from gradiseg_ns.editing.edits import (
     Swap,
     Tint,
 )
+from gradiseg_ns.scene.harmonics import SH_C0, dc_of, rgb_of
 from gradiseg_ns.scene.objects import ObjectTable, object_colors
 from gradiseg_ns.scene.rotations import multiply_quaternions, quaternion, rotate_harmonics
 from gradiseg_ns.scene.splat import Splat
@@ -45,7 +46,6 @@ KEPT = 4
 LUMINANCE = (0.299, 0.587, 0.114)
 TINT_FLOOR = 0.25
 """What a tint gives to black, as a share of what it gives to white: else nobody would see that a black object is tinted."""
-_SH_C0 = 0.28209479177387814
 _T = TypeVar("_T")
 
 
@@ -88,9 +88,12 @@ class Arrangement:
         known = dict(zip(ids.tolist(), counts.tolist(), strict=True))
         return {i: known.get(i, 0) for i in self.objects.ids}
 
-    def shown(self) -> Arrangement:
+    def without_hidden(self) -> Arrangement:
         """Without the rows of hidden objects."""
         return self if not self.hidden else self.rows(self.visible)
+
+    shown = without_hidden
+    """The name of before."""
 
     def rows(self, chosen: Tensor) -> Arrangement:
         """Only some rows: bool [M]."""
@@ -130,7 +133,7 @@ class Arrangement:
         result: dict[str, Tensor] = {}
         extra = [splat.to_parameters() for splat in self.swapped]
         for each in extra if logits else ():
-            each["features_dc"] = _logits(0.5 + _SH_C0 * each["features_dc"])
+            each["features_dc"] = dc_of(rgb_of(each["features_dc"]), logits=True)
         for name, value in params.items():
             if extra:
                 value = torch.cat([value, *(_fitting(e.get(name), value, len(e["means"])) for e in extra)])
@@ -189,16 +192,12 @@ class Arrangement:
         )
         shift = strength * TINT_FLOOR * target
         if logits:
-            dc[rows] = _logits(dc[rows].sigmoid() @ matrix.T + shift)
+            dc[rows] = dc_of(rgb_of(dc[rows], logits=True) @ matrix.T + shift, logits=True)
             return
-        dc[rows] = dc[rows] @ matrix.T + (0.5 * (matrix.sum(dim=1) - 1) + shift) / _SH_C0
+        dc[rows] = dc[rows] @ matrix.T + (0.5 * (matrix.sum(dim=1) - 1) + shift) / SH_C0
         if result["features_rest"].shape[1] > 0:
             rest = self._own(result, params, "features_rest")
             rest[rows] = rest[rows] @ matrix.T
-
-
-def _logits(colors: Tensor) -> Tensor:
-    return torch.logit(colors, eps=1e-4)
 
 
 def _fitting(value: Tensor | None, like: Tensor, count: int) -> Tensor:
@@ -230,6 +229,7 @@ class _Fold:
         self.tints: list[tuple[tuple[float, float, float], float]] = [((0.0, 0.0, 0.0), 0.0)]
         self.names = dict(zip(objects.ids, objects.names, strict=True))
         self.colors = {i: tuple(c) for i, c in zip(objects.ids, objects.colors.tolist(), strict=True)}
+        self.parents = dict(objects.parents)
         self.hidden: set[int] = set()
         self.swapped: list[Splat] = []
         self.files: dict[str, Splat | None] = {}
@@ -239,7 +239,7 @@ class _Fold:
     def copy(self) -> _Fold:
         """Another one to fold on. Columns are never changed in place, so that they are shared."""
         new = copy.copy(self)
-        for name in ("poses", "tints", "names", "colors", "swapped", "files", "hidden"):
+        for name in ("poses", "tints", "names", "colors", "parents", "swapped", "files", "hidden"):
             setattr(new, name, copy.copy(getattr(self, name)))
         new.result = None
         return new
@@ -272,7 +272,12 @@ class _Fold:
                 poses=self.poses,
                 tint=self.tint,
                 tints=self.tints,
-                objects=ObjectTable(tuple(ids), tuple(self.names[i] for i in ids), colors),
+                objects=ObjectTable(
+                    tuple(ids),
+                    tuple(self.names[i] for i in ids),
+                    colors,
+                    {i: parent for i, parent in self.parents.items() if i in self.names},
+                ),
                 hidden=frozenset(self.hidden),
                 swapped=self.swapped,
                 base_ids=self.base_ids,
@@ -360,6 +365,8 @@ def _fold(fold: _Fold, edit: Edit, means: Tensor, files: Mapping[str, Splat]) ->
         rows = edit.region.contains(means, fold.of(edit.ids))
         fold.object_ids = torch.where(rows, edit.to, fold.object_ids)
         fold.add_object(edit.to, edit.name)
+        if edit.part and edit.ids[0] != edit.to:
+            fold.parents[edit.to] = edit.ids[0]
     elif isinstance(edit, Swap):
         splat = fold.files[edit.file] = files.get(edit.file)
         if splat is None:
@@ -483,7 +490,7 @@ def edited_splat(
     """A splat with labels as its edits make it, without what is hidden; its labels are those after the edits."""
     if splat.labels is None:
         raise EditError("edits need a splat with object ids.")
-    arrangement = arrange(splat.labels, splat.means, objects, steps, files).shown()
+    arrangement = arrange(splat.labels, splat.means, objects, steps, files).without_hidden()
     params = arrangement.apply(splat.to_parameters())
     extra = {
         name: torch.cat([value, *(value.new_zeros(len(s)) for s in arrangement.swapped)])[arrangement.source]

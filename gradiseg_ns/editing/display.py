@@ -55,7 +55,7 @@ class Selection:
 
 
 @dataclass
-class Shown:
+class DrawnRows:
     """The rows to draw."""
 
     arrangement: Arrangement
@@ -90,7 +90,7 @@ class Shown:
             result["identity"] = result["identity"] * (self.relabelled < 0)[:, None]
         return result
 
-    def rows_of(self, chosen: Tensor) -> Shown:
+    def rows_of(self, chosen: Tensor) -> DrawnRows:
         """Only some rows: bool [M]."""
         return dataclasses.replace(
             self,
@@ -140,9 +140,9 @@ class Shown:
         return torch.isin(object_ids, ids)
 
 
-def show(arrangement: Arrangement, selection: Selection, means: Tensor) -> Shown:
+def drawn_rows(arrangement: Arrangement, selection: Selection, means: Tensor) -> DrawnRows:
     """What is drawn of an arrangement of the Gaussians at means [N, 3]."""
-    arrangement = arrangement.shown()
+    arrangement = arrangement.without_hidden()
     changed = arrangement.object_ids != arrangement.base_ids
     ids: tuple[int, ...] = ()
     which = None
@@ -155,7 +155,11 @@ def show(arrangement: Arrangement, selection: Selection, means: Tensor) -> Shown
     selected = None
     if selection and selection.region is not None:
         selected = selection.rows(arrangement, means)
-    return Shown(arrangement, selection, selected, ids, which, codes.to(means.device))
+    return DrawnRows(arrangement, selection, selected, ids, which, codes.to(means.device))
+
+
+Shown = DrawnRows
+"""The name of before."""
 
 
 @dataclass
@@ -173,8 +177,8 @@ class Editing:
     _lock: Any = field(default_factory=threading.RLock)
     _thread: threading.local = field(default_factory=threading.local)
     _folds: Folds = field(default_factory=Folds)
-    _drawn: tuple[Arrangement, int, Shown] | None = None
-    _params: tuple[Shown, Hashable, dict[str, Tensor]] | None = None
+    _drawn: tuple[Arrangement, int, DrawnRows] | None = None
+    _params: tuple[DrawnRows, Hashable, dict[str, Tensor]] | None = None
 
     @contextmanager
     def changing(self) -> Iterator[Editing]:
@@ -227,34 +231,37 @@ class Editing:
             steps, files = tuple(self.edits.steps), dict(self.edits.files)
         return self._folds.arrange(key, lambda: rows_before(labels(), objects), steps, means, files)
 
-    def shown(
+    def drawn_rows(
         self, key: Hashable, labels: Callable[[], Tensor], means: Tensor, objects: ObjectTable
-    ) -> Shown:
+    ) -> DrawnRows:
         """What is to be drawn; as `arrangement`."""
         with self._lock:
             selection, version = self.selection, self.version
         arrangement = self.arrangement(key, labels, means, objects)
         drawn = self._drawn
         if drawn is None or drawn[0] is not arrangement or drawn[1] != version:
-            drawn = (arrangement, version, show(arrangement, selection, means))
+            drawn = (arrangement, version, drawn_rows(arrangement, selection, means))
             self._drawn = drawn
         return drawn[2]
 
+    shown = drawn_rows
+    """The name of before."""
+
     @torch.no_grad()
     def params(
-        self, shown: Shown, key: Hashable, params: Mapping[str, Tensor], *, logits: bool = False
+        self, rows: DrawnRows, key: Hashable, params: Mapping[str, Tensor], *, logits: bool = False
     ) -> dict[str, Tensor]:
-        """The parameters of what is drawn, as `Shown.params`; kept from one picture to the next unless they are large.
+        """The parameters of what is drawn, as `DrawnRows.params`; kept from one picture to the next unless they are large.
 
         Args:
             key: differs if the scene's parameters differ.
         """
         cached = self._params
-        if cached is not None and cached[0] is shown and cached[1] == key:
+        if cached is not None and cached[0] is rows and cached[1] == key:
             return cached[2]
-        result = shown.params(params, logits=logits)
+        result = rows.params(params, logits=logits)
         small = sum(value.numel() for value in result.values()) <= _KEPT_FLOATS
-        self._params = (shown, key, result) if small else None
+        self._params = (rows, key, result) if small else None
         return result
 
 
@@ -266,9 +273,9 @@ def glow(picture: Tensor, pixels: Tensor, rings: tuple[Tensor, Tensor] | None = 
     """
     inner, outer = rings or outline(pixels)
     color = picture.new_tensor(GLOW)
-    shown = torch.where(pixels[..., None], picture + _GLOW_STRENGTH * (color - picture), picture)
-    shown = torch.where(outer[..., None], torch.zeros_like(color), shown)
-    return torch.where(inner[..., None], color, shown)
+    tinted = torch.where(pixels[..., None], picture + _GLOW_STRENGTH * (color - picture), picture)
+    tinted = torch.where(outer[..., None], torch.zeros_like(color), tinted)
+    return torch.where(inner[..., None], color, tinted)
 
 
 def outline(pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -129,6 +129,8 @@ class Assign(Edit):
     region: Region
     to: int
     name: str
+    part: bool = False
+    """The other object is a part of the first of these."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "into": lambda v: read_integer(v, "into", 0, MAX_ID),
     "to": lambda v: read_integer(v, "to", 0, MAX_ID),
     "hidden": _flag,
+    "part": _flag,
     "color": _color,
     "strength": lambda v: min(max(read_numbers([v], "strength", 1)[0], 0.0), 1.0),
     "name": clean_name,

@@ -17,6 +17,7 @@ from gradiseg_ns.editing.arrangement import Arrangement, arrange
 from gradiseg_ns.editing.checking import EditError, clean_name
 from gradiseg_ns.editing.edit_list import EditList
 from gradiseg_ns.editing.edits import (
+    Assign,
     Duplicate,
     Edit,
     Hide,
@@ -29,10 +30,12 @@ from gradiseg_ns.editing.edits import (
     Swap,
     Tint,
 )
+from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.formats.export import safe_name
 from gradiseg_ns.formats.read_ply import read_ply
 from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.scene.objects import ObjectNameError, ObjectTable, copy_name
+from gradiseg_ns.scene.parts import Parts, node_of
 from gradiseg_ns.scene.splat import Splat
 
 
@@ -44,6 +47,8 @@ class Script:
     """With labels, before all edits."""
     objects: ObjectTable
     edits: EditList
+    parts: Parts | None = None
+    """Of the splat's objects; None if it has none."""
 
     def __post_init__(self) -> None:
         self._new_files: dict[str, Splat] = {}
@@ -107,6 +112,41 @@ class Script:
             name = clean_name(copy_name(table.names[table.ids.index(id)], taken))
             taken.append(name)
             self._push(flag, text, Duplicate(id, self.edits.new_id(table), name))
+
+    def _split_into_parts(self, flag: str, text: str) -> None:
+        """Each part one level down becomes an object of its own; what lies in no part stays."""
+        if self.parts is None:
+            raise EditError(
+                f"{flag} {text}: this run knows no parts of its objects. Make them with `gradiseg associate`, and train on the maps that "
+                "it writes."
+            )
+        table = self.arrangement.objects
+        taken = list(table.names)
+        new = self.edits.new_id(table)
+        edits: list[Edit] = []
+        for id in self.ids(text, flag):
+            name = table.names[table.ids.index(id)]
+            rest, pieces = self._pieces(id, self.parts)
+            if not pieces:
+                raise EditError(f"{flag} {text}: {name} has no parts.")
+            for number, chosen in enumerate(pieces, 1):
+                own = clean_name(f"{name} part {number}")
+                own = own if own not in taken else clean_name(copy_name(own, taken))
+                taken.append(own)
+                edits.append(Assign((id,), Region.create(self.splat.means, chosen, rest), new, own, True))
+                rest, new = rest & ~chosen, new + 1
+        self._push(flag, text, *edits)
+
+    def _pieces(self, id: int, parts: Parts) -> tuple[Tensor, list[Tensor]]:
+        """The Gaussians of an object as it is now, bool [N], and those of each of its parts one level down, bool [N] each."""
+        arrangement, labels = self.arrangement, self.splat.labels
+        assert labels is not None
+        source = arrangement.source[arrangement.object_ids == id]
+        own = torch.zeros_like(labels, dtype=torch.bool)
+        own[source[source < len(labels)]] = True  # the others are of splats that were swapped in
+        node = node_of(labels, parts, own)
+        rows = (parts.rows(part) & own for part in parts.tree.children(node))
+        return own, [each for each in rows if bool(each.any())]
 
     def _split(self, flag: str, text: str, expected: str) -> tuple[tuple[int, ...], str]:
         """The objects before an equals sign and the value after it. A name may hold such a sign too: the longest name counts."""
@@ -229,6 +269,7 @@ def _extent(means: Tensor) -> Tensor:
 ACTIONS: dict[str, Callable[[Script, str, str], None]] = {
     "--swap": Script._swap,
     "--merge": Script._merge,
+    "--split-into-parts": Script._split_into_parts,
     "--duplicate": Script._duplicate,
     "--move": Script._move,
     "--rotate": Script._rotate,

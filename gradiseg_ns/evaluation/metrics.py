@@ -25,6 +25,7 @@ from rich.text import Text
 from scipy import ndimage
 from torch import Tensor
 
+from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.tools.atomic import write_text
 from gradiseg_ns.tools.terminal import printable
 
@@ -213,7 +214,7 @@ class MaskMetrics:
         predicted_np = _id_map(predicted, f"The predicted id map of view '{view_name}'")
         if predicted_np.shape != truth_np.shape:
             predicted_np = _resize_nearest(predicted_np, truth_np.shape)
-        predicted_np = np.where(labelled, predicted_np, -1)
+        predicted_np = np.where(labelled, predicted_np, IGNORE)
         self._n_views += 1
 
         height, width = truth_np.shape

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from gradiseg_ns.losses.psnr import psnr
 from gradiseg_ns.tools.atomic import write_text
 
 
@@ -45,6 +49,23 @@ class FloaterScore:
         if not shares:
             return None
         return cls(100 * sum(shares) / len(shares), 100 * max(shares), len(shares))
+
+
+def psnr_inside(picture: Tensor, photo: Tensor, ids: Tensor | None, ignored: Collection[int]) -> float | None:
+    """PSNR in dB over the pixels of objects that are not ignored.
+
+    Args:
+        picture, photo: [H, W, 3] in 0..1.
+        ids: int [H, W], negative without label; None: no map is known.
+        ignored: ids of objects that are left out.
+
+    Returns:
+        None if nothing is ignored, the map has another size than the photo, or the photo shows no such object.
+    """
+    if ids is None or not ignored or ids.shape != photo.shape[:2]:
+        return None
+    counted = (ids >= 0) & ~torch.isin(ids, ids.new_tensor(sorted(ignored)))
+    return float(psnr(picture[counted], photo[counted])) if bool(counted.any()) else None
 
 
 def worst_view(views: Sequence[ViewScore]) -> ViewScore | None:

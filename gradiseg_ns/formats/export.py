@@ -52,6 +52,7 @@ def export_objects(
     names: Mapping[int, str] | None = None,
     *,
     colors: Mapping[int, Sequence[float]] | None = None,
+    parents: Mapping[int, int] | None = None,
     format: Format = "ply",
     separate: bool = False,
     stem: str = "scene",
@@ -70,6 +71,7 @@ def export_objects(
         splat: Its `labels` are object ids. Gaussians that cannot be drawn are left out with a warning.
         names: Names of objects by id.
         colors: Colours of objects by id, RGB in 0..1, for the sidecar.
+        parents: For objects that are parts of another one, the other's id, for the sidecar.
         format: Kind of file.
         separate: One file an object instead of one.
         stem: Name of the one file, and of the sidecar; made safe too.
@@ -84,7 +86,7 @@ def export_objects(
         WriteError: The files cannot be written.
         PlyError: The splat is empty or has values that do not fit.
     """
-    sidecar, files = _plan(splat, names, colors, format, separate, stem, ids, progress)
+    sidecar, files = _plan(splat, names, colors, parents, format, separate, stem, ids, progress)
     paths = [Path(folder) / name for name in (*sidecar, *files)]
     before = _listed(paths[0]) if separate else set()
     write_files(dict(zip(paths, [*sidecar.values(), *files.values()], strict=True)))
@@ -101,6 +103,7 @@ def export_bytes(
     names: Mapping[int, str] | None = None,
     *,
     colors: Mapping[int, Sequence[float]] | None = None,
+    parents: Mapping[int, int] | None = None,
     format: Format = "ply",
     separate: bool = False,
     stem: str = "scene",
@@ -112,7 +115,7 @@ def export_bytes(
     Raises:
         ExportError, PlyError: as in `export_objects`.
     """
-    sidecar, files = _plan(splat, names, colors, format, separate, stem, ids, progress)
+    sidecar, files = _plan(splat, names, colors, parents, format, separate, stem, ids, progress)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, blocks in {**files, **sidecar}.items():
@@ -149,6 +152,7 @@ def _plan(
     splat: Splat,
     names: Mapping[int, str] | None,
     colors: Mapping[int, Sequence[float]] | None,
+    parents: Mapping[int, int] | None,
     format: Format,
     separate: bool,
     stem: str,
@@ -191,7 +195,7 @@ def _plan(
         if progress is not None:
             progress(number, len(parts))
 
-    sidecar = sidecar_bytes(splat, names, colors=colors, files=files)
+    sidecar = sidecar_bytes(splat, names, colors=colors, files=files, parents=parents)
     return (
         {f"{stem}.objects.json": [sidecar]},
         {name: blocks(number, part) for number, (name, part) in enumerate(parts.items(), 1)},

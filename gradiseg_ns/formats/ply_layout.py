@@ -22,8 +22,6 @@ FLOAT_IDS = 1 << 24
 FILTER = "filter_3D"
 """Mip-Splatting's property: the standard deviation of the 3-D filter that its programs convolve a Gaussian with."""
 RESERVED = {*MEANS, *NORMALS, *DC, *SCALES, *QUATS, "opacity"}
-SH_C0 = 0.28209479177387814
-"""Value of the constant spherical harmonic."""
 ANTIALIASED = "SplatRenderMode: mip"
 """Comment by which Brush and PlayCanvas's splat-transform mark splats trained with Mip-Splatting's filter."""
 RENDER_MODE = re.compile(r"(?:splatrendermode:\s*(mip|default)|antialiased\s+([01]))\s*", re.IGNORECASE)

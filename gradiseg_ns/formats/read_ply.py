@@ -37,11 +37,11 @@ from gradiseg_ns.formats.ply_layout import (
     REST,
     RGB,
     SCALES,
-    SH_C0,
     SURE,
     UP,
     PlyError,
 )
+from gradiseg_ns.scene.harmonics import SH_C0
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.tools.extras import install_command
 from gradiseg_ns.tools.terminal import say, warn

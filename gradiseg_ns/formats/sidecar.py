@@ -30,7 +30,8 @@ def read_objects(path: str | Path) -> ObjectTable | None:
     """What the objects of a splat are called: `<stem>.objects.json` beside its PLY, as `write_ply` writes it.
 
     Names are cut to 200 characters on one line without control characters, colours to 0..1. An object without
-    a name or a colour gets those of `ObjectTable.create`. Counts, boxes and file names are passed over.
+    a name or a colour gets those of `ObjectTable.create`. An object with a `parent` is a part of that one. Counts, boxes,
+    file names and what else there is are passed over.
 
     Args:
         path: The PLY file.
@@ -65,17 +66,21 @@ def read_objects(path: str | Path) -> ObjectTable | None:
         raise PlyError(f"{path} holds {reprlib.repr(content)}. {expected}.")
     names: dict[int, str] = {}
     colors: dict[int, list[float]] = {}
+    parents: dict[int, int] = {}
     for number, entry in enumerate(entries):
         try:
             object_id, name, color = _parse_object(entry)
             if object_id in names:
                 raise ValueError(f"the id {object_id} a second time")
+            parent = _parse_parent(entry, object_id)
         except ValueError as error:
             raise PlyError(f"{path}: found {error} in object {number}. {expected}, each id once.") from None
         names[object_id] = name or f"object {object_id}"
         if color is not None:
             colors[object_id] = color
-    return _table(list(names), names, colors)
+        if parent is not None:
+            parents[object_id] = parent
+    return replace(_table(list(names), names, colors), parents=parents)
 
 
 def _parse_object(entry: object) -> tuple[int, str, list[float] | None]:
@@ -95,6 +100,22 @@ def _parse_object(entry: object) -> tuple[int, str, list[float] | None]:
         raise ValueError(f"the color {reprlib.repr(color)}")
     printable = "".join(c if c.isprintable() else " " for c in name)
     return object_id, " ".join(printable.split())[:MAX_NAME], color
+
+
+def _parse_parent(entry: Mapping[str, object], object_id: int) -> int | None:
+    """The id of the object that an entry is a part of; None if it is none's.
+
+    Raises:
+        ValueError: Something else than expected; the message says what was found.
+    """
+    parent = entry.get("parent")
+    if parent is None:
+        return None
+    if isinstance(parent, bool) or not isinstance(parent, int) or not 0 <= parent <= MAX_ID:
+        raise ValueError(f"the parent {reprlib.repr(parent)}")
+    if parent == object_id:
+        raise ValueError(f"the id {object_id} as its own parent")
+    return parent
 
 
 def _is_color(value: object) -> bool:
@@ -125,6 +146,7 @@ def sidecar_bytes(
     *,
     colors: Mapping[int, Sequence[float]] | None = None,
     files: Mapping[int, str] | None = None,
+    parents: Mapping[int, int] | None = None,
 ) -> bytes:
     """What `<stem>.objects.json` holds (`write_ply`), one object a line.
 
@@ -133,6 +155,7 @@ def sidecar_bytes(
         names: Names by id.
         colors: Colours by id.
         files: If given, each object also has the name of its file, null for those without.
+        parents: For objects that are parts of another one, the other's id.
 
     Raises:
         PlyError: A colour is not three finite numbers.
@@ -160,6 +183,8 @@ def sidecar_bytes(
             "color": color,
             "box": box_of.get(i),
         }
+        if parents and i in parents:
+            entry["parent"] = parents[i]
         if files is not None:
             entry["file"] = files.get(i)
         lines.append("  " + json.dumps(entry, ensure_ascii=False, allow_nan=False))

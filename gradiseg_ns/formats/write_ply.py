@@ -37,6 +37,7 @@ def write_ply(
     *,
     names: Mapping[int, str] | None = None,
     colors: Mapping[int, Sequence[float]] | None = None,
+    parents: Mapping[int, int] | None = None,
     extra: bool = True,
     ids: bool = True,
 ) -> Path:
@@ -59,7 +60,8 @@ def write_ply(
          "unknown_gaussians": 56}
 
     sorted by id, with every id that a Gaussian or a name has; `color`, by default of `object_colors`, `box`
-    that of the Gaussians' centres, null without any. `read_objects` reads it.
+    that of the Gaussians' centres, null without any. A part of another object also has `"parent"`, that one's id.
+    `read_objects` reads it.
 
     A file appears under its name only when it is complete; one from before is then replaced.
 
@@ -68,6 +70,7 @@ def write_ply(
         splat: What to write, on any device.
         names: Names of objects by id; "object 7" where missing.
         colors: Colours of objects by id, RGB in 0..1; those of `object_colors` where missing.
+        parents: For objects that are parts of another one, the other's id.
         extra: Write `Splat.extra`.
         ids: Write `object_id`, as a property or a comment.
 
@@ -83,7 +86,7 @@ def write_ply(
     splat = prepare_splat(splat, str(path), extra=extra)
     files: dict[Path, Iterable[bytes]] = {}
     if splat.labels is not None or names:
-        files[sidecar_path(path)] = [sidecar_bytes(splat, names, colors=colors)]
+        files[sidecar_path(path)] = [sidecar_bytes(splat, names, colors=colors, parents=parents)]
     files[path] = vertex_blocks(splat, ids=ids)
     write_files(files)
     return path

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from gsplat.strategy import DefaultStrategy
 from gsplat.strategy.ops import _update_param_with_optimizer, remove, reset_opa, split
+from gsplat.utils import normalized_quat_to_rotmat
 from torch import Tensor
 
 from gradiseg_ns.grouping.schedule import Schedule
@@ -42,13 +43,7 @@ DIRECTION_RATE = 0.1
 
 def rotation_matrices(quats: Tensor) -> Tensor:
     """Rotation matrices [N, 3, 3] of quaternions [N, 4] (w, x, y, z), which need not be normalised."""
-    w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
+    return normalized_quat_to_rotmat(F.normalize(quats, dim=-1))
 
 
 def split_axis(quats: Tensor, scales: Tensor, conflict: Tensor | None) -> Tensor:

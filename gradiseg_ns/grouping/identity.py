@@ -63,18 +63,18 @@ def identity_loss(
         classes: int [H, W] class indices, -1 where the view has no label.
         classifier: maps D channels to K logits.
         max_pixels: if positive, a uniform random sample of this number of pixels estimates the mean.
-        generator: of the sample's random numbers, on the device of the labels.
+        generator: of the sample's random numbers, on the device of the classes.
 
     Returns:
         a scalar; zero (with a graph) if no pixel has a label.
     """
-    labels = classes.reshape(-1)
+    own = classes.reshape(-1)
     pixels = identity.reshape(-1, identity.shape[-1])
-    if max_pixels and max_pixels < labels.numel():
-        chosen = torch.randint(labels.numel(), (max_pixels,), generator=generator, device=labels.device)
-        labels = labels.index_select(0, chosen)
+    if max_pixels and max_pixels < own.numel():
+        chosen = torch.randint(own.numel(), (max_pixels,), generator=generator, device=own.device)
+        own = own.index_select(0, chosen)
         pixels = pixels.index_select(0, chosen)
-    loss = identity_cross_entropy(pixels, classifier.weight, classifier.bias, labels)
+    loss = identity_cross_entropy(pixels, classifier.weight, classifier.bias, own)
     return loss / math.log(max(classifier.out_features, 2))
 
 

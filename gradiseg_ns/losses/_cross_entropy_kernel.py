@@ -111,14 +111,14 @@ def _class_gradients(pixels, start, padded, tile, v_weight):
 
 @_kernel
 def cross_entropy(
-    begin, end, maps, labels, classes, weight, weight_t, bias, scale, with_gradient, v_maps, v_weight, v_bias
+    begin, end, maps, targets, classes, weight, weight_t, bias, scale, with_gradient, v_maps, v_weight, v_bias
 ):  # fmt: skip
     """Loss of pixels begin ... end and their gradients.
 
     Args:
         begin, end: pixels, rows of maps.
         maps: [P * 16], flat, as are all matrices here.
-        labels: [P] int64 in 0 ... classes - 1; negative is ignored.
+        targets: [P] int64 in 0 ... classes - 1; negative is ignored.
         classes: K.
         weight, weight_t: [padded * 16] and its transpose [16 * padded], with K rounded up to a multiple of 4.
         bias: [padded].
@@ -140,7 +140,7 @@ def cross_entropy(
         count = min(LANES, end - first)
         labelled = 0
         for p in range(count):
-            labelled += labels[first + p] >= 0
+            labelled += targets[first + p] >= 0
         if labelled == 0:
             if with_gradient:
                 v_maps[first * DIM : (first + count) * DIM] = _ZERO
@@ -156,12 +156,12 @@ def cross_entropy(
         _scores(weight_t, bias, padded, pixels_t, tile)
 
         for p in range(count):
-            if labels[first + p] >= 0:
-                loss -= tile[labels[first + p] * LANES + p]
+            if targets[first + p] >= 0:
+                loss -= tile[targets[first + p] * LANES + p]
         _softmax(classes, padded, tile, lanes)
         product = 1.0  # one logarithm for sixteen; K^16 is far from float64's end
         for p in range(count):
-            if labels[first + p] >= 0:
+            if targets[first + p] >= 0:
                 loss += lanes[p]
                 product *= lanes[LANES + p]
         loss += math.log(product)
@@ -170,16 +170,16 @@ def cross_entropy(
 
         if labelled < LANES:
             for p in range(LANES):
-                if p >= count or labels[first + p] < 0:
+                if p >= count or targets[first + p] < 0:
                     for k in range(classes):
                         tile[k * LANES + p] = _ZERO
         for k in range(classes):
             store(residuals, k * LANES, load(residuals, k * LANES) + load(tile, k * LANES))
         for p in range(count):
-            label = labels[first + p]
-            if label >= 0:
-                tile[label * LANES + p] -= _ONE
-                v_bias[label] -= _ONE
+            target = targets[first + p]
+            if target >= 0:
+                tile[target * LANES + p] -= _ONE
+                v_bias[target] -= _ONE
         _class_gradients(pixels, start, padded, tile, v_weight)
         if count == LANES:
             _pixel_gradients(weight, padded, tile, scale, v_maps, start)

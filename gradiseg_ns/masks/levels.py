@@ -15,9 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.masks.types import Mask
 from gradiseg_ns.tools.errors import GradisegError
 
+LEVELS = "levels"
+"""Folder, in that of the maps, of all masks of each photo."""
 SIDE = 192
 """Longer side, in pixels, at which masks are compared."""
 INSIDE = 0.9
@@ -173,7 +176,7 @@ def paint(masks: Sequence[Mask], height: int, width: int, *, least: int = 1) -> 
         above = parents(bits, stays)
         level = depths(above)
         depth = 1 + max((level[i] for i in order if stays[i]), default=0)
-        maps = np.full((depth, height, width), -1, np.int32)
+        maps = np.full((depth, height, width), IGNORE, np.int32)
         for i in order:
             if stays[i]:
                 np.putmask(maps[level[i]], pixels[i], i)

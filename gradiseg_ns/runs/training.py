@@ -15,17 +15,8 @@ import numpy as np
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils import writer
-from nerfstudio.utils.rich_utils import CONSOLE
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from gradiseg_ns.tools.terminal import default_device
+from gradiseg_ns.tools.terminal import default_device, progress_bars
 from gradiseg_ns.trainer import GradisegTrainer, GradisegTrainerConfig
 
 NEVER = 1 << 40
@@ -98,15 +89,7 @@ def train(config: GradisegTrainerConfig, *, description: str = "Training") -> tu
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    columns = (
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=CONSOLE, refresh_per_second=2) as progress:
+    with progress_bars(note=True, refresh_per_second=2) as progress:
         task = progress.add_task(description, total=config.max_num_iterations, note="")
 
         def advance(step: int) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.sources import checkpoints
+from gradiseg_ns.sources.capture import Capture, SourceError
 from gradiseg_ns.sources.run import Run
-from gradiseg_ns.sources.scene import Scene, SourceError
 from gradiseg_ns.tools.atomic import new_folder
 from gradiseg_ns.tools.terminal import say
-from gradiseg_ns.votes.rendered import VIEWS, rendered_labels
+from gradiseg_ns.votes.rendered import VIEWS, rendered_classes
 
 if TYPE_CHECKING:
     from gradiseg_ns.scene.splat import Splat
@@ -52,20 +52,20 @@ def labels_of_run(run: Run) -> Tensor:
         return torch.where(encodings.abs().amax(dim=-1) > 0, classes, IGNORE)
 
     try:
-        cameras = run.scene(maps=False).training_cameras(VIEWS)
+        cameras = run.capture(maps=False).training_cameras(VIEWS)
     except (OSError, ValueError, AssertionError) as error:
         say(
             f"The photos of {run.config_path} cannot be found ({error}): labels are those of the encodings, with "
             "more of the surroundings than the votes of views would leave."
         )
         return objects.ids_of(classify(identity)).to(torch.int32)
-    labels = rendered_labels(run.splat.gaussians(), identity, classify, len(objects), cameras)
-    return objects.ids_of(labels).to(torch.int32)
+    classes = rendered_classes(run.splat.gaussians(), identity, classify, len(objects), cameras)
+    return objects.ids_of(classes).to(torch.int32)
 
 
 def write_gradiseg_run(
     run: Run,
-    scene: Scene,
+    capture: Capture,
     splat: Splat,
     objects: ObjectTable,
     identity: Tensor,
@@ -80,7 +80,7 @@ def write_gradiseg_run(
 
     Args:
         run: The old one, of gradiseg or splatfacto; options and data are taken from it.
-        scene: Its data.
+        capture: Its data.
         splat: N Gaussians.
         objects: K objects.
         identity: [N, D] encodings.
@@ -98,7 +98,7 @@ def write_gradiseg_run(
     """
     config = _new_config(run, suffix)
     if not run.is_gradiseg:
-        config.pipeline.datamanager = copy.deepcopy(scene.manager.config)
+        config.pipeline.datamanager = copy.deepcopy(capture.manager.config)
         for name in ("sh_degree", "rasterize_mode", "background_color"):
             setattr(config.pipeline.model, name, getattr(run.config.pipeline.model, name))
     if masks_dir is not None:
@@ -119,7 +119,7 @@ def write_gradiseg_run(
     if splat.labels is not None:
         model.update_to_step(run.step)
         model.set_labels(objects.classes_of(splat.labels))
-    return save_run(run, config, pipeline.state_dict(), scene, replace=replace)
+    return save_run(run, config, pipeline.state_dict(), capture, replace=replace)
 
 
 def check_free(run: Run, suffix: str) -> None:
@@ -161,7 +161,7 @@ def write_pruned_run(run: Run, kept: Tensor) -> Path:
 
 
 def save_run(
-    run: Run, config: Any, state: dict[str, Any], scene: Scene | None, *, replace: bool = True
+    run: Run, config: Any, state: dict[str, Any], capture: Capture | None, *, replace: bool = True
 ) -> Path:
     """config.yml and a checkpoint in the config's folder, whole or not at all.
 
@@ -169,7 +169,7 @@ def save_run(
         run: The old one; its step is the new one's.
         config: TrainerConfig of the new run.
         state: State of its pipeline.
-        scene: Its data, if the old run may lack dataparser_transforms.json.
+        capture: Its data, if the old run may lack dataparser_transforms.json.
         replace: Whether an older folder of that name goes away.
 
     Returns:
@@ -192,8 +192,8 @@ def save_run(
         transforms = run.config_path.parent / "dataparser_transforms.json"
         if transforms.exists():
             shutil.copy(transforms, making)
-        elif scene is not None:
-            scene.manager.train_dataparser_outputs.save_dataparser_transform(making / transforms.name)
+        elif capture is not None:
+            capture.manager.train_dataparser_outputs.save_dataparser_transform(making / transforms.name)
     return folder / "config.yml"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -112,6 +112,8 @@ class ObjectTable:
     names: tuple[str, ...]
     colors: Tensor
     """`[K, 3]` float32, RGB in 0..1."""
+    parents: Mapping[int, int] = field(default_factory=dict)
+    """For objects that are parts of another one: the other's id, which need not be in the table."""
 
     def __post_init__(self) -> None:
         if list(self.ids) != sorted(set(self.ids)) or (self.ids and self.ids[0] < 0):
@@ -123,14 +125,24 @@ class ObjectTable:
                 f"Found {len(self.ids)} object ids, {len(self.names)} names and colours of shape "
                 f"{tuple(self.colors.shape)}; expected a name and a colour for each id."
             )
+        if any(part == parent or part not in self.ids for part, parent in self.parents.items()):
+            raise ValueError(
+                f"Found the parents {dict(self.parents)}: expected another id for each part, and parts among {list(self.ids)}."
+            )
 
     @classmethod
-    def create(cls, ids: Sequence[int], names: Mapping[int, str] | None = None) -> ObjectTable:
+    def create(
+        cls,
+        ids: Sequence[int],
+        names: Mapping[int, str] | None = None,
+        parents: Mapping[int, int] | None = None,
+    ) -> ObjectTable:
         """A table of these ids, in any order and with repetitions, in the colours of `object_colors`.
 
         Args:
             ids: Object ids. Negative ones (`IGNORE`) are dropped.
             names: Names by id; "object 7" where missing.
+            parents: Parents by id, of objects that are parts; those of other ids are dropped.
         """
         known = sorted({int(i) for i in ids if int(i) >= 0})
         names = names or {}
@@ -138,6 +150,7 @@ class ObjectTable:
             ids=tuple(known),
             names=tuple(str(names.get(i, f"object {i}")) for i in known),
             colors=object_colors(known),
+            parents={i: p for i, p in (parents or {}).items() if i in known},
         )
 
     def __len__(self) -> int:
@@ -228,7 +241,11 @@ class ObjectTable:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings: for JSON, and for checkpoints loaded with `weights_only`."""
-        return {"ids": list(self.ids), "names": list(self.names), "colors": self.colors.tolist()}
+        parents = [list(pair) for pair in sorted(self.parents.items())]
+        return {
+            "ids": list(self.ids), "names": list(self.names), "colors": self.colors.tolist(),
+            **({"parents": parents} if parents else {}),
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ObjectTable:
@@ -243,7 +260,8 @@ class ObjectTable:
                 f"The table of objects lacks {missing}; found {sorted(data)}. Was it saved by gradiseg_ns?"
             )
         colors = torch.tensor(data["colors"], dtype=torch.float32).reshape(-1, 3)
-        return cls(tuple(int(i) for i in data["ids"]), tuple(str(n) for n in data["names"]), colors)
+        parents = {int(part): int(parent) for part, parent in data.get("parents", ())}
+        return cls(tuple(int(i) for i in data["ids"]), tuple(str(n) for n in data["names"]), colors, parents)
 
 
 def _plain(name: str) -> str:

@@ -1,36 +1,56 @@
 """New folders of masks: what association makes of the maps of a scene, as files that training reads.
 
-Used by `gradiseg associate` and, on the way, by training (`--pipeline.model.associate`).
+Used by `gradiseg associate` and, on the way, by training (`--pipeline.model.associate`). A folder holds maps of one level, objects or
+their parts, the maps of the other level in a folder of its name, and `tree.json`, which tells what is a part of what.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from gradiseg_ns import rendering
 from gradiseg_ns.data.agreement import IdAgreement, id_agreement
 from gradiseg_ns.data.datamanager import camera_lookup
-from gradiseg_ns.data.id_maps import IdMapError, read_frame_maps
+from gradiseg_ns.data.id_maps import (
+    IdMapError,
+    read_frame_maps,
+    read_id_map,
+    resize_id_map,
+    undistort_id_map,
+)
+from gradiseg_ns.masks.levels import LEVELS, LevelsError, Painted
 from gradiseg_ns.scene.objects import colorize
+from gradiseg_ns.scene.parts import PartError, Parts, PartTree
 from gradiseg_ns.scene.splat import Splat
-from gradiseg_ns.sources.scene import Scene
+from gradiseg_ns.sources.capture import Capture, photo_names
+from gradiseg_ns.sources.run import Run
 from gradiseg_ns.tools.atomic import new_folder
 from gradiseg_ns.tools.choices import IdMode as IdMode
+from gradiseg_ns.tools.choices import Level as Level
+from gradiseg_ns.tools.json_files import read_json
 from gradiseg_ns.tools.pictures import overview, to_image
 from gradiseg_ns.tools.terminal import say, stages, warn
 from gradiseg_ns.votes.association import Association, AssociationError, associate
+from gradiseg_ns.votes.labels import render_classes
+from gradiseg_ns.votes.parts import vote_parts
+from gradiseg_ns.votes.rendered import spread_views
 
 OVERVIEW_VIEWS = 4
+TREE = "tree.json"
+"""What is a part of what, beside the maps."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,10 @@ class Associated:
     result: Association
     maps: list[NDArray[np.int32]]
     """[H, W] a training view, as they are written: no pixel without an id, 0 where nothing is known."""
+    parts: list[NDArray[np.int32]]
+    """[H, W] a training view, likewise: ids of parts, and of objects where there is none."""
+    held_out: dict[Level, list[NDArray[np.int32]]]
+    """[H, W] a held-out view, by level: its own masks with the ids of what they show; empty where that is not known."""
     kept: bool
     """Whether the ids are the old ones."""
     before: IdAgreement | None
@@ -47,7 +71,7 @@ class Associated:
 
 
 def associate_views(
-    scene: Scene,
+    scene: Capture,
     splat: Splat | None,
     *,
     ids: IdMode = "auto",
@@ -80,7 +104,7 @@ def associate_views(
         )
     none = list(unlabelled) if unlabelled is not None else ([0] if ids == "new" else [])
     given = []
-    for id_map in views.id_maps:
+    for id_map in _with_levels(scene) if ids == "new" else views.id_maps:
         ids_here = id_map.to(torch.int64)
         hidden = torch.isin(ids_here, torch.tensor(none, dtype=torch.int64, device=ids_here.device))
         given.append(torch.where(hidden, -1, ids_here))
@@ -99,17 +123,112 @@ def associate_views(
             )  # fmt: skip
         except AssociationError as error:
             raise IdMapError(f"{scene.data}: {error}") from error
-    maps = []
-    for new, old in zip(result.maps, views.id_maps, strict=True):
-        rest = np.maximum(old.cpu().numpy(), 0) if ids == "keep" else 0
-        maps.append(np.where(new >= 0, new, rest).astype(np.int32))
-    return Associated(result, maps, ids == "keep", before, _agreement(maps, scene))
+    olds = [np.maximum(old.cpu().numpy(), 0) if ids == "keep" else np.int32(0) for old in views.id_maps]
+    maps, parts = (
+        [np.where(new >= 0, new, old).astype(np.int32) for new, old in zip(found, olds, strict=True)]
+        for found in (result.maps, result.parts.maps)
+    )
+    held_out = _held_out(scene, splat, result, none, ids == "keep")
+    return Associated(result, maps, parts, held_out, ids == "keep", before, _agreement(maps, scene))
 
 
-def write_association(folder: Path, scene: Scene, done: Associated) -> None:
-    """Write the maps of all training views, association.json and overview.jpg. The folder appears when all is there.
+def _held_out(
+    scene: Capture, splat: Splat | None, result: Association, none: Sequence[int], kept: bool
+) -> dict[Level, list[NDArray[np.int32]]]:
+    """The masks of the held-out views with the ids of the training views, for evaluation.
 
-    Photos with lens distortion get maps that are distorted likewise, since that is what training expects.
+    Kept ids mean the same there. Of new ids a mask gets the one that has most of its pixels in the rendered labels; where there is no
+    mask, the labels themselves stand.
+    """
+    if scene.manager.config.eval_masks_dir is not None:  # they are compared with maps of their own
+        return {}
+    views = scene.test
+    if not any(bool((m >= 0).any()) for m in views.id_maps):
+        return {}
+    if kept:
+        same = [np.maximum(m.cpu().numpy(), 0).astype(np.int32) for m in views.id_maps]
+        return {"objects": same, "parts": same}
+    if splat is None or result.labels is None or not result.ids:
+        return {}
+    known = torch.tensor(result.ids, device=result.labels.classes.device)
+    objects = torch.where(result.labels.seen, known[result.labels.classes.clamp(min=0)], -1)
+    levels: dict[Level, Tensor] = {"objects": objects, "parts": objects}
+    if result.parts.labels is not None:
+        levels["parts"] = Parts(result.parts.tree, result.parts.labels).nodes(objects)
+    found: dict[Level, list[NDArray[np.int32]]] = {level: [] for level in levels}
+    for camera, id_map in zip(views.cameras, views.id_maps, strict=True):
+        projection = splat.project(camera)
+        for level, ids in levels.items():
+            shown, _ = render_classes(projection, ids)
+            found[level].append(_renumbered(id_map.cpu().numpy(), shown.cpu().numpy(), none))
+    return found
+
+
+def _renumbered(
+    masks: NDArray[np.integer], labels: NDArray[np.integer], none: Sequence[int]
+) -> NDArray[np.int32]:
+    """A map [H, W] whose masks have the ids that most of their labels [H, W] have; labels elsewhere, 0 without any."""
+    result = np.maximum(labels, 0).astype(np.int32)
+    for i in np.unique(masks):
+        inside = masks == i
+        found = labels[inside & (labels >= 0)]
+        if i >= 0 and i not in none and len(found):
+            values, counts = np.unique(found, return_counts=True)
+            result[inside] = values[counts.argmax()]
+    return result
+
+
+def _with_levels(scene: Capture) -> list[Tensor]:
+    """The training maps, [L, H, W] for views whose masks inside each other lie beside them, as `gradiseg masks` writes them."""
+    views = scene.train
+    originals, lookups = original_cameras(scene), dict[bytes, NDArray[np.int32]]()
+    result, other = [], 0
+    for i, (id_map, path) in enumerate(zip(views.id_maps, views.map_paths, strict=True)):
+        result.append(id_map)
+        levels = None if path is None else _levels_file(scene, path)
+        if path is None or levels is None:
+            continue
+        try:
+            found = Painted.read(levels).maps
+        except LevelsError as error:
+            raise IdMapError(f"{error} Remove it to go without.") from error
+        if len(found) < 2:
+            continue
+        if not np.array_equal(found[0], read_id_map(path)):
+            other += 1
+            continue
+        size = id_map.shape
+        maps = [_as_photo(level, originals[i], lookups) for level in found]
+        result[i] = torch.from_numpy(np.stack([resize_id_map(m, *size) for m in maps])).to(id_map)
+    if other:
+        warn(
+            f"{other} maps are others than those that their levels belong to: of these views the maps alone count."
+        )
+    return result
+
+
+def _levels_file(scene: Capture, path: Path) -> Path | None:
+    """Where the levels of a map are, if they are anywhere."""
+    for folder in path.parents:
+        if (folder / LEVELS).is_dir():
+            found = (folder / LEVELS / path.relative_to(folder)).with_suffix(".npz")
+            return found if found.is_file() else None
+        if folder == scene.data_folder:
+            break
+    return None
+
+
+def write_association(folder: Path, scene: Capture, done: Associated, *, level: Level = "objects") -> None:
+    """Write the maps of all views, association.json and overview.jpg. The folder appears when all is there.
+
+    Photos with lens distortion get maps that are distorted likewise, since that is what training expects. If there are parts, tree.json
+    tells of them, and a folder in the new one has the maps of the other level.
+
+    Args:
+        folder: to be made.
+        scene: the views.
+        done: their maps.
+        level: whose maps lie in the folder itself.
 
     Raises:
         IdMapError: the folder exists.
@@ -118,22 +237,21 @@ def write_association(folder: Path, scene: Scene, done: Associated) -> None:
     views = scene.train
     try:
         with new_folder(folder) as making:
-            lookups: dict[bytes, NDArray[np.int32]] = {}
-            originals = original_cameras(scene)
-            largest = max((int(ids.max(initial=0)) for ids in done.maps), default=0)
-            for i, (name, ids) in enumerate(zip(views.names, done.maps, strict=True)):
-                # No PNG of one channel holds more than 16 bits.
-                path = making / (f"{name}.png" if largest < 1 << 16 else f"{name}.npy")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                written = distorted(ids, originals[i], lookups)
-                if path.suffix == ".npy":
-                    np.save(path, written)
-                    continue
-                small = int(written.max(initial=0)) < 256
-                Image.fromarray(written.astype(np.uint8 if small else np.uint16)).save(path)
-            if done.kept and scene.object_names:
-                names = {str(i): name for i, name in scene.object_names.items()}
-                (making / "object_names.json").write_text(json.dumps(names, indent=1))
+            tree = done.result.parts.tree
+            first, second = (done.maps, done.parts) if level == "objects" else (done.parts, done.maps)
+            _write_maps(making, scene, first)
+            if level in done.held_out:
+                _write_maps(making, scene, done.held_out[level], "test")
+            if len(tree):
+                _write_maps(making / ("parts" if level == "objects" else "objects"), scene, second)
+                (making / TREE).write_text(json.dumps(_tree_report(done), indent=1))
+            names = {
+                **(scene.object_names if done.kept else {}),
+                **(tree.name_of if level == "parts" else {}),
+            }
+            if names:
+                text = json.dumps({str(i): name for i, name in names.items()}, indent=1)
+                (making / "object_names.json").write_text(text)
             (making / "association.json").write_text(json.dumps(_report(views.names, done), indent=1))
             overview_of(scene, done).save(making / "overview.jpg", quality=90)
     except FileExistsError as error:
@@ -145,7 +263,117 @@ def write_association(folder: Path, scene: Scene, done: Associated) -> None:
         )
 
 
-def _agreement(maps: Sequence[NDArray[np.integer]], scene: Scene) -> IdAgreement | None:
+def _write_maps(
+    folder: Path, scene: Capture, maps: Sequence[NDArray[np.int32]], split: Literal["train", "test"] = "train"
+) -> None:
+    """Write maps of all views of a split."""
+    lookups: dict[bytes, NDArray[np.int32]] = {}
+    originals = original_cameras(scene, split)
+    names = (scene.train if split == "train" else scene.test).names
+    largest = max((int(ids.max(initial=0)) for ids in maps), default=0)
+    for i, (name, ids) in enumerate(zip(names, maps, strict=True)):
+        # No PNG of one channel holds more than 16 bits.
+        path = folder / (f"{name}.png" if largest < 1 << 16 else f"{name}.npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = distorted(ids, originals[i], lookups)
+        if path.suffix == ".npy":
+            np.save(path, written)
+            continue
+        small = int(written.max(initial=0)) < 256
+        Image.fromarray(written.astype(np.uint8 if small else np.uint16)).save(path)
+
+
+def _tree_report(done: Associated) -> dict[str, object]:
+    """All objects and parts, the parts with the id of what they belong to."""
+    tree = done.result.parts.tree
+    objects = [{"id": i, "name": f"object {i}"} for i in done.result.ids]
+    parts = [{"id": i, "name": tree.name_of[i], "parent": tree.parent_of[i]} for i in tree.ids]
+    return {"objects": [*objects, *parts]}
+
+
+def read_tree(path: Path) -> PartTree:
+    """The parts that `tree.json` tells of.
+
+    Raises:
+        IdMapError: it cannot be read, or is another file.
+    """
+    try:
+        entries = read_json(path)["objects"]
+        parts = [entry for entry in entries if entry.get("parent") is not None]
+        parents = {int(entry["id"]): int(entry["parent"]) for entry in parts}
+        names = {int(entry["id"]): str(entry["name"]) for entry in parts}
+        return PartTree.create(parents, names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        told = str(error) if isinstance(error, (OSError, PartError)) else "it is not what association writes"
+        raise IdMapError(
+            f"{path} cannot be used: {told}. Expected the objects with id, name and parent, or no such file."
+        ) from error
+
+
+def label_parts(scene: Capture, gaussians: rendering.Gaussians, objects: Tensor) -> Parts | None:
+    """The part of each Gaussian, by the maps of parts that lie beside the training maps.
+
+    Args:
+        scene: the data; its photos are not loaded.
+        gaussians: N Gaussians.
+        objects: int [N], id of the object of each.
+
+    Returns:
+        None if there are no maps of parts, or, with a warning, none that can be used.
+    """
+    manager = scene.manager
+    folder = scene.data_folder / manager.config.masks_dir
+    if not ((folder / TREE).is_file() and (folder / "parts").is_dir()):
+        return None
+    files = manager.train_dataset.image_filenames
+    names = photo_names(files, [*files, *manager.eval_dataset.image_filenames])
+    originals, lookups = original_cameras(scene), dict[bytes, NDArray[np.int32]]()
+    chosen = spread_views(len(names))
+
+    def views() -> Iterator[tuple[rendering.Projection, Tensor]]:
+        for i, camera in zip(chosen, scene.training_cameras(len(chosen)), strict=True):
+            path = next(
+                (p for p in (folder / "parts" / f"{names[i]}{s}" for s in (".png", ".npy")) if p.is_file()),
+                None,
+            )
+            if path is None:
+                continue
+            ids = _as_photo(read_id_map(path), originals[i], lookups)
+            ids = resize_id_map(ids, camera.height, camera.width)
+            with torch.no_grad():
+                yield rendering.project(gaussians, camera), torch.from_numpy(ids)
+
+    try:
+        return vote_parts(objects, read_tree(folder / TREE), views())
+    except IdMapError as error:
+        warn(f"{error} The objects have no parts.")
+        return None
+
+
+def parts_of_run(run: Run, objects: Tensor) -> Parts | None:
+    """The parts of a gradiseg run's objects: those in its checkpoint, or else by the maps that it was trained on.
+
+    Args:
+        run: the run.
+        objects: int [N], id of the object of each Gaussian.
+
+    Returns:
+        None if it has none.
+    """
+    known = run.state["_model._extra_state"]["strategy"]
+    if known.get("label_step") == run.step:
+        parts = Parts.from_state(known, len(run.splat))
+        if parts is not None:
+            return parts
+    try:
+        capture = run.capture(maps=False)
+    except (OSError, ValueError, AssertionError):  # its photos are gone
+        return None
+    parts = label_parts(capture, run.splat.gaussians(), objects)
+    return parts if parts is not None and bool((parts.labels >= 0).any()) else None
+
+
+def _agreement(maps: Sequence[NDArray[np.integer]], scene: Capture) -> IdAgreement | None:
     if scene.points is None:
         return None
     cameras = scene.train.cameras
@@ -175,7 +403,7 @@ def _report(names: Sequence[str], done: Associated) -> dict[str, object]:
     }
 
 
-def overview_of(scene: Scene, done: Associated) -> Image.Image:
+def overview_of(scene: Capture, done: Associated) -> Image.Image:
     """Photo, masks as they were and as they are now, of some views."""
     views = scene.train
     count = min(OVERVIEW_VIEWS, len(views))
@@ -183,17 +411,23 @@ def overview_of(scene: Scene, done: Associated) -> Image.Image:
     for i in (len(views) * k // count for k in range(count)):
         photo = views.images[i].cpu().numpy()
         old, new = views.id_maps[i].cpu(), torch.from_numpy(done.maps[i])
-        pictures = [Image.fromarray(photo)]
-        pictures += [to_image(colorize(m)) for m in (old, new)]
-        rows.append(list(zip((views.names[i], "masks before", "masks now"), pictures, strict=True)))
+        pictures = [(views.names[i], Image.fromarray(photo))]
+        pictures += [("masks before", to_image(colorize(old))), ("masks now", to_image(colorize(new)))]
+        if len(done.result.parts.tree):
+            pictures.append(("their parts", to_image(colorize(torch.from_numpy(done.parts[i])))))
+        rows.append(pictures)
     return overview(rows)
 
 
-def original_cameras(scene: Scene) -> Cameras:
-    """The training cameras before undistortion, at the size of the loaded photos."""
+def original_cameras(scene: Capture, split: Literal["train", "test"] = "train") -> Cameras:
+    """The cameras of a split before undistortion, at the size of the loaded photos."""
     manager = scene.manager
-    cameras = deepcopy(manager.train_dataparser_outputs.cameras)
-    cameras.rescale_output_resolution(manager.train_dataset.scale_factor)
+    if split == "train":
+        cameras = deepcopy(manager.train_dataparser_outputs.cameras)
+        cameras.rescale_output_resolution(manager.train_dataset.scale_factor)
+    else:
+        cameras = deepcopy(manager.dataparser.get_dataparser_outputs(split=manager.test_split).cameras)
+        cameras.rescale_output_resolution(manager.eval_dataset.scale_factor)
     return cameras
 
 
@@ -214,3 +448,15 @@ def distorted(
     holes = flat.reshape(height, width) < 0
     nearest = distance_transform_edt(holes, return_distances=False, return_indices=True)
     return flat.reshape(height, width)[tuple(np.asarray(nearest))]
+
+
+def _as_photo(
+    ids: NDArray[np.int32], cameras: Cameras, lookups: dict[bytes, NDArray[np.int32]]
+) -> NDArray[np.int32]:
+    """A map as its photo is trained on: undoes `distorted`."""
+    camera = cameras.reshape(())
+    if camera.distortion_params is None or torch.all(camera.distortion_params == 0):
+        return ids
+    height, width = int(camera.height.item()), int(camera.width.item())
+    ids = resize_id_map(ids, height, width)
+    return undistort_id_map(ids, lookup=camera_lookup(camera, height, width, lookups))

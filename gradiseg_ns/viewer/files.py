@@ -126,6 +126,7 @@ class SceneFiles:
             splat,
             {i: n for i, n in names.items() if i in present},
             colors=colors,
+            parents=table.parents,
             format=format,
             separate=separate,
             stem=stem,

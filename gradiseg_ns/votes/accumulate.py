@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
+from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.scene.selection import MIN_WEIGHT
 
 CHUNK = 32
@@ -65,7 +66,7 @@ class Votes:
         rows = self.rows[order]
         place = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
         kept = place < count
-        classes = torch.full((self.shape[0], count), -1, dtype=torch.int64, device=rows.device)
+        classes = torch.full((self.shape[0], count), IGNORE, dtype=torch.int64, device=rows.device)
         weights = self.weights.new_zeros(self.shape[0], count)
         classes[rows[kept], place[kept]] = self.columns[order][kept]
         weights[rows[kept], place[kept]] = self.weights[order][kept]

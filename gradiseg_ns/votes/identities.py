@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
+from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.grouping.codes import spread_codes
 from gradiseg_ns.losses.cross_entropy import identity_cross_entropy
 from gradiseg_ns.votes.accumulate import VoteAccumulator, Votes
@@ -133,7 +134,7 @@ def classify_encodings(encoding: Tensor, codes: Tensor) -> Tensor:
     """The class whose code is nearest: int64 [N], -1 where the encoding is zero."""
     known = encoding.abs().amax(dim=-1) > 0
     parts = [(part @ codes.T).argmax(dim=-1) for part in encoding.split(1 << 16)]
-    return torch.where(known, torch.cat(parts), -1) if parts else encoding.new_zeros(0, dtype=torch.int64)
+    return torch.where(known, torch.cat(parts), IGNORE) if parts else encoding.new_zeros(0, dtype=torch.int64)
 
 
 def fit_scale(codes: Tensor, maps: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -147,7 +148,7 @@ def fit_scale(codes: Tensor, maps: Iterable[tuple[Tensor, Tensor]]) -> float:
     bias = codes.new_zeros(len(codes))
     with torch.no_grad():
         for identity, classes in maps:
-            pixels, labels = identity.reshape(-1, identity.shape[-1]), classes.reshape(-1)
+            pixels, own = identity.reshape(-1, identity.shape[-1]), classes.reshape(-1)
             for i, scale in enumerate(_SCALES):
-                losses[i] += float(identity_cross_entropy(pixels, scale * codes, bias, labels))
+                losses[i] += float(identity_cross_entropy(pixels, scale * codes, bias, own))
     return _SCALES[int(losses.argmin())]

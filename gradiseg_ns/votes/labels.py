@@ -142,7 +142,7 @@ def render_classes(
     present = visible[visible >= 0].unique()
     camera = projection.camera
     best = torch.zeros(camera.height, camera.width, device=classes.device)
-    winner = torch.full_like(best, -1, dtype=torch.int64)
+    winner = torch.full_like(best, UNSEEN, dtype=torch.int64)
     for part in present.split(CHUNK) if len(present) else ():
         hot = (classes[:, None] == part).to(torch.float32)
         (maps,), _ = rendering.rasterize(projection, [hot])
@@ -150,4 +150,4 @@ def render_classes(
         better = weight > best
         best = torch.where(better, weight, best)
         winner = torch.where(better, part[index], winner)
-    return torch.where(best > min_weight, winner, -1), best
+    return torch.where(best > min_weight, winner, UNSEEN), best

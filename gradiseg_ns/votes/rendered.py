@@ -1,8 +1,8 @@
-"""Labels for cut-outs: the object that each Gaussian shows, by the votes of the maps that the scene itself renders.
+"""Classes for cut-outs: the object that each Gaussian shows, by the votes of the maps that the scene itself renders.
 
 A Gaussian in an object's shadow, or under it, is seen only through the object or at its edge. It learns the object's encoding and
 appears as a halo when the object is cut out. Most of its blending weight (arXiv 2409.11681) lies in pixels of other objects, so we
-label by weight instead.
+go by weight instead.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
+from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import majority
@@ -24,7 +25,7 @@ _SEEN = 1e-3
 
 
 @torch.no_grad()
-def rendered_labels(
+def rendered_classes(
     gaussians: rendering.Gaussians,
     identity: Tensor,
     classify: Callable[[Tensor], Tensor],
@@ -50,11 +51,15 @@ def rendered_labels(
         for camera in cameras:
             maps, alpha = rendering.render(gaussians, camera, identity)
             classes = classify(maps)
-            yield camera, torch.where(alpha[..., 0] > MIN_ACCUMULATION, classes, -1)
+            yield camera, torch.where(alpha[..., 0] > MIN_ACCUMULATION, classes, IGNORE)
 
     votes = accumulate(gaussians, views(), count)
     own = classify(identity)
     return torch.where((votes.total() > _SEEN) & (own >= 0), majority(votes).classes, own)
+
+
+rendered_labels = rendered_classes
+"""The name of before."""
 
 
 def spread_views(count: int, most: int = VIEWS) -> list[int]:

@@ -25,6 +25,7 @@ from gradiseg_ns.data.datamanager import GradisegDataManager, GradisegDataManage
 from gradiseg_ns.data.dataset import InstanceDataset
 from gradiseg_ns.data.id_maps import IGNORE, IdMapError, scan_object_ids
 from gradiseg_ns.data.poses import PoseError
+from gradiseg_ns.scene.objects import ObjectTable
 
 COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]])  # as in conftest.py
 
@@ -208,6 +209,33 @@ def test_batches_do_not_touch_the_cache(tmp_path: Path, scenes: ModuleType) -> N
     batch["id_map"].fill_(77)
     assert {data["id_map"].dtype for data in dm.cached_train} == {torch.int16}
     assert all(int(data["id_map"].max()) == 3 for data in dm.cached_train)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_training_maps_become_classes_in_the_place_of_ids(
+    tmp_path: Path, scenes: ModuleType, loaded: bool
+) -> None:
+    dm = manager(scenes.write_nerfstudio(tmp_path), background_points=loaded)
+    before = [d["id_map"].clone() for d in dm.cached_train] if loaded else []
+    dm.use_classes(ObjectTable.create([0, 1, 2, 3, 9]))
+    for index in range(len(dm.train_dataset)):
+        _, batch = dm.next_train(index)
+        classes = batch["class_map"]
+        assert classes.dtype == torch.int64 and classes.shape == batch["image"].shape[:2]
+        assert "id_map" not in batch, "memory does not grow"
+        assert_ids_follow_photo({"image": batch["image"], "id_map": classes[..., None].int()})
+        batch["class_map"].fill_(77)  # the cache keeps its own
+    assert {d["class_map"].dtype for d in dm.cached_train} == {torch.int16}
+    dm.use_classes(ObjectTable.create([0, 1, 2, 3]))
+    dm.use_classes(ObjectTable.create([-5, 0, 1, 2, 3]))
+    assert dm.training_ids(0).dtype == torch.int32 and "class_map" in dm.cached_train[0], (
+        "asking changes nothing"
+    )
+    known = [dm.training_ids(i)[..., None] for i in range(len(dm.train_dataset))]
+    dm.use_classes(None)
+    assert all(torch.equal(a, d["id_map"].int()) for a, d in zip(known, dm.cached_train, strict=True))
+    assert all(torch.equal(a.int(), b) for a, b in zip(before, known, strict=False))
+    assert "id_map" in dm.next_eval_image(0)[1], "held-out views may have ids without a class"
 
 
 def test_object_names_reach_the_model(tmp_path: Path, scenes: ModuleType) -> None:
@@ -482,8 +510,8 @@ def test_every_pixel_its_own_id(tmp_path: Path, scenes: ModuleType, warnings: li
     assert any("13,824 object ids" in told for told in warnings)
     assert manager(data, mode="test").id_scan is None, "only training counts"
     with pytest.raises(IdMapError, match="At most 3,000"):  # what lift and associate open
-        sources.load_scene(data)
-    assert len(sources.load_scene(data, max_objects=0).manager.id_scan.ids) == 13_824  # type: ignore[union-attr]
+        sources.load_capture(data)
+    assert len(sources.load_capture(data, max_objects=0).manager.id_scan.ids) == 13_824  # type: ignore[union-attr]
 
 
 def test_more_values_than_can_be_counted(

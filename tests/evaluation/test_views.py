@@ -7,9 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gradiseg_ns.evaluation.metrics import MaskMetrics
-from gradiseg_ns.evaluation.views import FloaterScore, ViewScore, summary, worst_view, write_views
+from gradiseg_ns.evaluation.views import (
+    FloaterScore,
+    ViewScore,
+    psnr_inside,
+    summary,
+    worst_view,
+    write_views,
+)
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -29,6 +37,21 @@ def test_nothing_to_say_about_nothing() -> None:
     assert worst_view(()) is None and FloaterScore.of([]) is None and summary((), None) is None
     only = summary((ViewScore("a.png", 30.0, None, None),), None)
     assert only is not None and "mIoU" not in only and "floats" not in only
+
+
+def test_inside_is_where_objects_are_that_count() -> None:
+    photo, picture = torch.zeros(2, 3, 3), torch.zeros(2, 3, 3)
+    ids = torch.tensor([[0, 0, 7], [-1, 3, 7]])
+    picture[ids == 0] = 1.0  # all wrong, and ignored
+    picture[ids == -1] = 1.0  # all wrong, and nobody knows what it is
+    picture[ids == 7] = 0.1
+    picture[ids == 3] = 0.1
+    assert psnr_inside(picture, photo, ids, (0,)) == pytest.approx(20.0, abs=1e-4)
+    assert psnr_inside(picture, photo, ids, {0, 3}) == pytest.approx(20.0, abs=1e-4)
+    assert psnr_inside(picture, photo, ids, ()) is None, "then it is the PSNR of the picture"
+    assert psnr_inside(picture, photo, ids, (0, 3, 7)) is None, "nothing is left"
+    assert psnr_inside(picture, photo, None, (0,)) is None
+    assert psnr_inside(picture, photo, ids[:1], (0,)) is None, "a map of another size"
 
 
 def test_a_row_a_view_worst_first(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gradiseg_ns.poses.comparison import pose_errors
 from gradiseg_ns.poses.solving import Solved, _read
 from gradiseg_ns.poses.writing import good_points, transforms_of, write_scene_files
-from gradiseg_ns.sources import load_scene
+from gradiseg_ns.sources import load_capture
 
 from ..scenes import write_scene
 from .fake import answer_of
@@ -27,7 +27,7 @@ def solved(tmp_path: Path) -> Solved:
 def test_the_scene_opens(solved: Solved, tmp_path: Path) -> None:
     before = json.loads((tmp_path / "scene" / "transforms.json").read_text())
     write_scene_files(solved, tmp_path / "scene")
-    scene = load_scene(tmp_path / "scene", maps=False)
+    scene = load_capture(tmp_path / "scene", maps=False)
     cameras = scene.manager.train_dataset.cameras
     names = [path.name for path in scene.manager.train_dataset.image_filenames]
     true = {Path(f["file_path"]).name: np.array(f["transform_matrix"]) for f in before["frames"]}

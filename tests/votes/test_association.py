@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from gradiseg_ns.votes.association import (
+from gradiseg_ns.votes.accumulate import Votes
+from gradiseg_ns.votes.association import associate
+from gradiseg_ns.votes.mask_groups import (
     HIDDEN,
+    Containment,
     MaskTable,
-    associate,
-    attach_parts,
     cluster_masks,
     connected_pieces,
-    group_masks,
+    find_parents,
     groups_in_several_views,
     overlaps,
     paint,
     relabel,
+    roots,
+    tree_by_containment,
 )
+from gradiseg_ns.votes.pieces import overruled
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -64,7 +68,7 @@ def test_two_masks_of_a_view_never_merge_and_parts_are_attached() -> None:
         views = table.views[cluster == c]
         assert len(set(views.tolist())) == len(views)
     assert cluster[3] != cluster[2]
-    groups = _groups(table, attach_parts(table, pairs, cluster))
+    groups = _groups(table, roots(find_parents(Containment.of(table, pairs, cluster)))[cluster])
     assert frozenset({(0, "a"), (1, "x"), (1, "y"), (2, "p")}) in groups and len(groups) == 2
 
 
@@ -81,7 +85,7 @@ def test_the_result_does_not_depend_on_the_order_of_views() -> None:
         table = _table([rows[v] for v in places])
         groups = {
             frozenset((places[v], letter) for v, letter in group)
-            for group in _groups(table, group_masks(table))
+            for group in _groups(table, tree_by_containment(table).objects)
         }
         expected = expected or groups
         assert groups == expected
@@ -158,7 +162,7 @@ def test_unrelated_ids_become_objects_with_a_splat_and_with_points() -> None:
         given.append(torch.where(ids == 1, -1, scrambled) if v % 3 == 0 else scrambled)
     words: list[str] = []
     found = associate(given, cameras, gaussians=gaussians, ids="new", progress=words.append)
-    assert set(words) == {"Comparing masks", "Taking votes", "Rendering labels"}
+    assert set(words) == {"Comparing masks", "Finding objects", "Rendering labels"}
     # which group is which: what most pixels of view 1 say
     pairs = {
         int(np.bincount(found.maps[1][(truth[1] == k).cpu().numpy()].clip(0)).argmax()): k for k in range(3)
@@ -209,3 +213,14 @@ def test_association_on_cuda() -> None:
     assert found.ids == on_cpu.ids
     same = np.concatenate([(a == b).ravel() for a, b in zip(found.maps, on_cpu.maps, strict=True)])
     assert same.mean() > 0.99
+
+
+def test_a_piece_that_other_views_overrule_belongs_to_what_it_lies_in() -> None:
+    # Gaussians 0 to 5 are of piece 0, 6 of piece 1. Piece 2 has no Gaussian of its own, piece 3 has most of itself, 4 was never voted for
+    rows = torch.tensor([0, 0, 1, 1, 2, 6, 6, 6, 7, 7])
+    columns = torch.tensor([0, 2, 0, 2, 0, 1, 2, 3, 2, 3])
+    weights = torch.tensor([9.0, 4, 9, 4, 9, 9, 3, 1, 1, 5])
+    votes = Votes((8, 5), rows, columns, weights)
+    pieces = torch.tensor([0, 0, 0, 0, 0, -1, 1, 3])
+    assert overruled(votes, pieces) == {2: 0}
+    assert overruled(Votes((8, 0), rows[:0], columns[:0], weights[:0]), pieces) == {}
