@@ -1,12 +1,14 @@
 """One click an object on a splat without id maps: IoU on held-out photos' exact maps, and seconds.
 
     python benchmarks/segment.py --splat RUN --ignore-ids 0 19
-    python benchmarks/segment.py --splat RUN --ignore-ids 0 19 --maker exact
+    python benchmarks/segment.py --splat RUN --ignore-ids 0 19 --maker exact --sharpen
     python benchmarks/segment.py --splat RUN --ignore-ids 0 19 --cameras virtual
+    python benchmarks/segment.py --splat RUN --ignore-ids 0 19 --everything
 
 The click is the most interior pixel of the object's exact mask in the training view where it is largest. Nothing else is taken from photos or
 maps: masks are made of renders. `exact` puts the training views' exact masks in the maker's place and tells what counts and labels alone
-lose. With `virtual`, the views beside the clicked one are virtual cameras around the splat.
+lose. With `virtual`, the views beside the clicked one are virtual cameras around the splat. With `--everything` nothing is clicked: of all
+groups, the one that is best for an object counts, which tells what there is to choose from, not what would be chosen.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Literal
 
 import numpy as np
@@ -26,12 +28,16 @@ from rich.table import Table
 from torch import Tensor
 
 from gradiseg_ns import masks, rendering
+from gradiseg_ns.cli.segment import _labels, _sharpened
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.segment.cameras import virtual_cameras
-from gradiseg_ns.segment.loop import Click, SegmentError, Views, find_object, see
+from gradiseg_ns.segment.loop import Click, Found, SegmentError, Views, find_everything, find_object, see
 from gradiseg_ns.sources.run import load_run
+from gradiseg_ns.sources.scene import Scene
 from gradiseg_ns.sources.scene import Views as Photos
+from gradiseg_ns.votes.accumulate import accumulate
+from gradiseg_ns.votes.labels import majority, render_classes
 
 
 @dataclass
@@ -43,9 +49,13 @@ class SegmentBenchmark:
     masks_dir: str = "object_mask"
     """Exact maps: of the clicks, and of the held-out views."""
     ignore_ids: tuple[int, ...] = ()
-    maker: str = "wand"
-    """What makes the masks, as `gradiseg segment --maker`; `exact` takes the maps."""
+    everything: bool = False
+    """Find all objects at once."""
+    maker: str = ""
+    """What makes the masks, as `gradiseg segment --maker`; `exact` takes the maps. Default: wand, with --everything regions."""
     cameras: Literal["run", "virtual"] = "run"
+    sharpen: bool = False
+    """Score the objects once more after `gradiseg segment --sharpen`."""
     views: int = 16
     height: int = 256
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,15 +63,24 @@ class SegmentBenchmark:
     """Write the figures as JSON."""
 
     def main(self) -> None:
+        self.maker = self.maker or ("regions" if self.everything else "wand")
+        if self.maker == "exact" and (self.cameras == "virtual" or self.everything):
+            raise SystemExit("--maker exact is for clicks with --cameras run: it needs maps of all views.")
+        if self.sharpen and (self.cameras == "virtual" or self.everything):
+            raise SystemExit(
+                "--sharpen is for clicks with --cameras run: all objects must be seen by the same views."
+            )
         run = load_run(self.splat, self.device)
         scene = run.scene(masks_dir=self.masks_dir)
         splat, train, test = run.splat, scene.train, scene.test
-        if self.maker == "exact" and self.cameras == "virtual":
-            raise SystemExit("--maker exact needs maps of all views: only --cameras run has them.")
         maps = torch.cat([m.unique() for m in train.id_maps]).unique().tolist()
         objects = [i for i in maps if i >= 0 and i not in self.ignore_ids]
         around = virtual_cameras(splat) if self.cameras == "virtual" else []
         background = run.background.to(self.device)
+        if self.everything:
+            views = Views(lambda camera: see(splat, camera, background), around or train.cameras, self.height)
+            self._all_at_once(splat, views, scene, objects)
+            return
         gaussians = splat.gaussians()
         shared: Views | None = None
         start = perf_counter()
@@ -76,6 +95,7 @@ class SegmentBenchmark:
         for column in ("id", "name", "IoU", "seconds", "views", "Gaussians"):
             table.add_column(column, justify="left" if column == "name" else "right")
         rows = []
+        every: dict[str, Found] = {}
         for i in objects:
             click = click_on(train, i)
             views = shared
@@ -86,30 +106,67 @@ class SegmentBenchmark:
             maker: Any = (
                 Exact(views, train, i) if self.maker == "exact" else masks.load(self.maker, self.device)
             )
-            start = perf_counter()
+            start, worked = perf_counter(), process_time()
             try:
                 found = find_object(gaussians, views, maker, [click], most_views=self.views)
                 selected, asked = found.selected, len(found.views) + len(found.skipped)
+                every[str(i)] = found
             except SegmentError:
                 selected, asked = torch.zeros(len(splat), dtype=torch.bool, device=self.device), 1
-            seconds = perf_counter() - start
+            seconds, cpu = perf_counter() - start, process_time() - worked
             iou = held_out_iou(splat, selected, test, i)
-            rows.append({"id": i, "iou": iou, "seconds": seconds, "views": asked})
+            rows.append({"id": i, "iou": iou, "seconds": seconds, "cpu": cpu, "views": asked})
             name = scene.object_names.get(i, "")
             table.add_row(
                 str(i), name, f"{100 * iou:.1f}", f"{seconds:.1f}", str(asked), str(int(selected.sum()))
             )
-        mean = {key: float(np.mean([row[key] for row in rows])) for key in ("iou", "seconds", "views")}
+        mean = {key: float(np.mean([row[key] for row in rows])) for key in ("iou", "seconds", "cpu", "views")}
         per_view = mean["seconds"] / mean["views"]
         table.add_row(
             "", "mean", f"{100 * mean['iou']:.1f}", f"{mean['seconds']:.1f}", f"{mean['views']:.1f}", ""
         )
         Console().print(table)
-        print(f"{per_view:.2f} s a view; once for all objects: {prepared:.1f} s")
+        told = f"{mean['cpu']:.1f} s of processor time an object"
+        print(f"{told}; {per_view:.2f} s a view; once for all objects: {prepared:.1f} s")
+        figures: dict[str, Any] = {"mean": mean, "objects": rows, "prepared": prepared}
+        if self.maker == "exact":
+            for name, views in (("training", train), ("held-out", test)):
+                figures[f"votes_{name}"] = bound = voted_iou(splat, views, test, objects)
+                print(f"Labels by votes of all exact {name} maps: mean {100 * bound:.1f}")
+        if self.sharpen and shared is not None:
+            start = perf_counter()
+            figures["sharpened"] = sharpened = sharpened_ious(splat, every, shared, background, test)
+            seconds = (perf_counter() - start) / len(objects)
+            print("Sharpened: " + ", ".join(f"{i} {100 * iou:.1f}" for i, iou in sharpened.items()))
+            print(f"mean {100 * sum(sharpened.values()) / len(objects):.1f}, {seconds:.1f} s more an object")
         if self.output is not None:
-            self.output.write_text(
-                json.dumps({"mean": mean, "objects": rows, "prepared": prepared}, indent=2)
-            )
+            self.output.write_text(json.dumps(figures, indent=2))
+
+    def _all_at_once(self, splat: Splat, views: Views, scene: Scene, objects: list[int]) -> None:
+        """The row of --everything: for each object the group that is best for it."""
+        maker: Any = masks.load(self.maker, self.device)
+        start = perf_counter()
+        found = find_everything(splat.gaussians(), views, maker, most_views=self.views)
+        seconds = perf_counter() - start
+        groups = int(found.classes.unique().ge(0).sum())
+        best, by = best_groups(splat, found.classes, scene.test, objects)
+        table = Table(
+            title=f"{scene.data.name}, {len(splat)} Gaussians, {self.maker}, {self.cameras} cameras"
+        )
+        for column in ("id", "name", "IoU of its best group", "group"):
+            table.add_column(column, justify="left" if column == "name" else "right")
+        for i, iou, group in zip(objects, best, by, strict=True):
+            table.add_row(str(i), scene.object_names.get(i, ""), f"{100 * iou:.1f}", str(group))
+        mean = float(np.mean(best))
+        table.add_row("", "mean", f"{100 * mean:.1f}", "")
+        Console().print(table)
+        print(f"{groups} groups, {len(set(by))} of them the best for an object; {seconds:.1f} s in all")
+        if self.output is not None:
+            rows = [
+                {"id": i, "iou": iou, "group": group} for i, iou, group in zip(objects, best, by, strict=True)
+            ]
+            figures = {"mean": {"iou": mean}, "objects": rows, "groups": groups, "seconds": seconds}
+            self.output.write_text(json.dumps(figures, indent=2))
 
 
 class Exact:
@@ -160,6 +217,55 @@ def held_out_iou(splat: Splat, selected: Tensor, test: Photos, object_id: int) -
         if either:
             scores.append(int((found & truth).sum()) / either)
     return float(np.mean(scores)) if scores else 0.0
+
+
+def voted_iou(splat: Splat, views: Photos, test: Photos, objects: Sequence[int]) -> float:
+    """Mean over the objects of the IoU that labels have if the exact maps of all views vote: what labels of this splat can give."""
+    classes = torch.zeros(int(max(objects)) + 1, dtype=torch.int64)
+    classes[list(objects)] = torch.arange(1, len(objects) + 1)
+    mapped = []
+    for camera, ids in zip(views.cameras, views.id_maps, strict=True):
+        known = ids.long().clamp(min=0, max=len(classes) - 1)
+        own = torch.where(ids < len(classes), classes[known], 0)
+        mapped.append((camera, torch.where(ids >= 0, own, -1)))
+    labels = majority(accumulate(splat.gaussians(), mapped, len(objects) + 1)).classes
+    return float(np.mean([held_out_iou(splat, labels == k + 1, test, i) for k, i in enumerate(objects)]))
+
+
+def sharpened_ious(
+    splat: Splat, found: dict[str, Found], views: Views, background: Tensor, test: Photos
+) -> dict[str, float]:
+    """Mean IoU over the held-out views of the objects that were found (by id), after `gradiseg segment --sharpen`."""
+    splat.labels, splat.extra["label_confidence"], objects = _labels(found)
+    before = splat.labels
+    splat = _sharpened(splat, found, views, objects, background)
+    assert splat.labels is not None
+    print(f"{len(splat) - len(before)} Gaussians more")
+    return {i: held_out_iou(splat, splat.labels == k + 1, test, int(i)) for k, i in enumerate(found)}
+
+
+@torch.no_grad()
+def best_groups(
+    splat: Splat, classes: Tensor, test: Photos, objects: Sequence[int]
+) -> tuple[list[float], list[int]]:
+    """For each object the largest mean IoU over the held-out views that a group of Gaussians [N] has, and the group (-1: none)."""
+    count = int(classes.max()) + 2  # the first is that of pixels without a group
+    sums, shown = torch.zeros(len(objects), count), torch.zeros(len(objects), count)
+    for camera, ids in zip(test.cameras, test.id_maps, strict=True):
+        projection = splat.project(camera)
+        _, alpha = rendering.rasterize(projection, [splat.opacities[:, None]])
+        pixels, _ = render_classes(projection, classes)
+        pixels = torch.where(alpha[..., 0] >= MIN_ACCUMULATION, pixels, -1).cpu() + 1
+        sizes = torch.bincount(pixels.flatten(), minlength=count)
+        for row, i in enumerate(objects):
+            truth = ids == i
+            both = torch.bincount(pixels[truth], minlength=count)
+            either = sizes + int(truth.sum()) - both
+            sums[row] += both / either.clamp(min=1)
+            shown[row] += either > 0
+    scores = (sums / shown.clamp(min=1))[:, 1:]
+    best, which = scores.max(dim=1)
+    return best.tolist(), torch.where(best > 0, which, -1).tolist()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import tyro
 
 from gradiseg_ns.cli.common import PICTURES, MaybePath, MaybeText, cell, check_replaceable, names_by_id
 from gradiseg_ns.tools.atomic import check_writable
-from gradiseg_ns.tools.terminal import console, default_device, progress_bars, say, stages
+from gradiseg_ns.tools.terminal import console, default_device, progress, progress_bars, say, stages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +69,8 @@ class Segment:
     """Most views that are asked for an object. It ends earlier when nothing changes any more."""
     height: int = 256
     """Pixels of the renders that masks are made of."""
+    sharpen: bool = False
+    """With --click or --phrase: split and fit the Gaussians at borders, and hold the pictures in place."""
     output_dir: MaybePath = None
     """Folder of segmented.ply, overview.png and cameras.png. Default: `segmented` beside the splat."""
     device: MaybeText = None
@@ -90,6 +92,8 @@ class Segment:
             raise SegmentError(
                 f"--views {self.views} --height {self.height}: expected 1 view or more of 32 pixels or more."
             )
+        if self.sharpen and not (self.click or self.phrase):
+            raise SegmentError("--sharpen goes with --click or --phrase: nothing else keeps its masks.")
         clicks = _parsed(self.click, self.beside)
         folder = self.output_dir or (self.splat if self.splat.is_dir() else self.splat.parent) / "segmented"
         check_writable(folder / "segmented.ply")
@@ -112,6 +116,11 @@ class Segment:
             asked = sum(len(one.views) + len(one.skipped) for one in found.values())
             _print(found)
         splat.labels, splat.extra["label_confidence"] = labels, confidence
+        if self.sharpen:
+            splat = _sharpened(splat, found, views, objects, background)
+            assert splat.labels is not None
+            labels = splat.labels
+            views = Views(lambda camera: see(splat, camera, background), cameras, self.height)
         say(
             f"{len(objects) - (0 in objects.ids)} objects among {len(splat)} Gaussians, {asked} views asked: {perf_counter() - start:.1f} s. "
             f"{int((labels < 0).sum())} Gaussians are seen by no view and have no object."
@@ -238,6 +247,56 @@ def _labels(found: dict[str, Found]) -> tuple[Tensor, Tensor, ObjectTable]:
     )
     names = {0: REST, **{k + 1: name for k, name in enumerate(found)}}
     return labels, confidence, ObjectTable.create(list(names), names)
+
+
+def _sharpened(
+    splat: Splat, found: dict[str, Found], views: Views, objects: ObjectTable, background: Tensor
+) -> Splat:
+    """The splat with sharper borders between its objects, by the masks of the views that were asked (`boundary.cutting`)."""
+    import torch
+
+    from gradiseg_ns.boundary import cutting
+    from gradiseg_ns.grouping.codes import spread_codes
+    from gradiseg_ns.grouping.identity import IDENTITY_DIM
+    from gradiseg_ns.votes.labels import majority
+
+    mapped = _mapped(splat, found, views, objects)
+    codes = spread_codes(len(objects), IDENTITY_DIM).to(splat.means.device)
+    with progress("Sharpening", cutting.steps(len(mapped))) as advance:
+        cut = cutting.sharpen(splat, mapped, codes, background, progress=advance)
+    say(cut.told())
+    if cut.reason is not None:
+        return splat
+    voted = majority(cut.votes)
+    anew = cut.fitted & voted.seen  # what was not changed keeps what the object's evidence said
+    assert cut.splat.labels is not None
+    cut.splat.labels = torch.where(anew, objects.ids_of(voted.classes).to(torch.int32), cut.splat.labels)
+    sure = cut.splat.extra["label_confidence"]
+    cut.splat.extra["label_confidence"] = torch.where(anew, voted.confidence, sure)
+    return cut.splat
+
+
+def _mapped(
+    splat: Splat, found: dict[str, Found], views: Views, objects: ObjectTable
+) -> list[tuple[Camera, Tensor]]:
+    """The views that were asked, with maps of classes [H, W]: an object's mask where it was asked for, else what the labels show."""
+    import torch
+
+    maps = []
+    for view in sorted({view for one in found.values() for view in one.views}):
+        shown = _classes(splat, objects, views.sight(view).projection)
+        classes = shown
+        masks = {
+            objects.ids.index(k + 1): one.masks[one.views.index(view)].to(shown.device)
+            for k, one in enumerate(found.values())
+            if view in one.views
+        }
+        for own in masks:
+            classes = torch.where(classes == own, objects.ids.index(0), classes)
+        for own, mask in masks.items():
+            classes = torch.where(mask & (shown >= 0), own, classes)
+        maps.append((views.cameras[view], classes))
+    return maps
 
 
 def _print(found: dict[str, Found]) -> None:

@@ -4,6 +4,9 @@ Where one thing ends and another begins, surfaces meet in a valley or depth jump
 the inverse depth, which is linear on planes, bends upwards. Over all views these bends are brought back to the Gaussians, as votes are:
 jumps that only some views see average out, and creases in space stay.
 
+Things stand on something. Where much of what the views show is one plane, its Gaussians belong to nothing that is on it: this parts things
+from a table whose grain, or whose noise, looks like creases. A table without texture is no plane in a splat, and then creases are all there is.
+
 From a click, weight diffuses over the graph of neighbouring Gaussians, hardly across creases and changes of colour (personalised PageRank).
 Sets of the Gaussians that get most are candidates, and good ones have small cuts for their size (Andersen, Chung and Lang, "Local Graph
 Partitioning using PageRank Vectors", FOCS 2006; that things are convex: Stein et al., "Object Partitioning using Local Convexity", CVPR 2014).
@@ -48,8 +51,39 @@ _LEAST = 40
 """Gaussians of a candidate."""
 _SHARE = 0.3
 """Of the graph, the most that a candidate has."""
+_SAMPLES, _TRIED = 600, 300
+"""Pixels of a view, and planes through one of them, among which the one that things stand on is looked for."""
+_SMOOTH = 3.0
+"""Pixels of a picture of HEIGHT over which depth is averaged for normals."""
+_JUMP = 0.02
+"""Second difference of the inverse depth over four pixels, in parts of it, from which on a pixel has no normal."""
+_THICK, _LEVEL = 0.015, 0.9
+"""How far from a plane its points may be, in parts of the scene's radius, and the least cosine between its normal and theirs."""
+_SUPPORT = 0.1
+"""The least share of the pixels that lie on the plane that things stand on."""
+_ON, _ABOVE = 2.5, 5.0
+"""Distances from that plane, in units of its noise, up to which a Gaussian is a part of it and from which on it is none."""
+_APART, _DRAIN = 4.0, 0.2
+"""Cost of a step between the two, and what a Gaussian of the plane takes away of the weight that comes to it."""
 
 Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Points p with p . normal = offset, about."""
+
+    normal: Array
+    """[3] unit vector."""
+    offset: float
+    """World units."""
+    noise: float
+    """Standard deviation of the points that the views show of it, world units."""
+
+    def belonging(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
+        """How far points [N, 3] are a part of it, [N] in 0..1."""
+        away = np.abs(points @ self.normal - self.offset) / self.noise
+        return ((_ABOVE - away) / (_ABOVE - _ON)).clip(0, 1)
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,8 @@ class Surface:
     """[N, 3] mean colour, RGB in 0..1."""
     weight: Array
     """[N] blending weight in all views, pixels."""
+    support: Plane | None = None
+    """What things stand on, if it is a plane."""
 
 
 def bends(depth: Array, alpha: Array, focal: float) -> Array:
@@ -101,7 +137,10 @@ def surface(sights: Iterable[tuple[Tensor, Tensor, Tensor, rendering.Projection]
         sights: of some views: rgb [H, W, 3], depth [H, W], alpha [H, W], and the projection.
     """
     sums: Tensor | None = None
+    shown: list[tuple[Array, Array]] = []
+    random = np.random.default_rng(0)
     for rgb, depth, alpha, projection in sights:
+        shown.append(_sampled(depth.cpu().numpy(), alpha.cpu().numpy(), projection.camera, random))
         shape = bends(depth.cpu().numpy().copy(), alpha.cpu().numpy(), float(projection.camera.K[0, 0]))
         bend = torch.from_numpy(shape).to(rgb)[..., None]
         maps = torch.cat([bend, rgb, torch.ones_like(bend)], dim=-1) * (alpha > _SOLID)[..., None]
@@ -110,7 +149,74 @@ def surface(sights: Iterable[tuple[Tensor, Tensor, Tensor, rendering.Projection]
     assert sums is not None
     values = sums.cpu().numpy()
     mean = values[:, :4] / np.maximum(values[:, 4:], 1e-6)
-    return Surface(mean[:, 0], mean[:, 1:], values[:, 4])
+    points, normals = (np.concatenate(parts) for parts in zip(*shown, strict=True))
+    return Surface(mean[:, 0], mean[:, 1:], values[:, 4], support_of(points, normals))
+
+
+def _sampled(
+    depth: Array, alpha: Array, camera: rendering.Camera, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Some of the points that a view shows, and the normals there: [M, 3] each, world units. Beside jumps of the depth there are none."""
+    K, view = camera.K.cpu().numpy(), camera.viewmat.cpu().numpy()
+    solid = alpha > _SOLID
+    if not solid.any():
+        return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32)
+    inverse = np.where(solid, 1 / np.maximum(depth, 1e-6), 0.5 / depth[solid].max()).astype(np.float32)
+    fine, broad = (cv2.GaussianBlur(inverse, (0, 0), sigma) for sigma in (0.8, _SMOOTH))
+    jump = np.zeros(depth.shape, bool)
+    for axis in (0, 1):
+        padded = np.pad(fine, [(2, 2) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        ahead, behind = (np.roll(padded, s, axis) for s in (-2, 2))
+        bent = np.abs(ahead + behind - 2 * padded)
+        jump |= (bent[2:-2] if axis == 0 else bent[:, 2:-2]) > _JUMP * fine
+    rows, columns = (solid & (cv2.dilate(jump.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)).nonzero()
+    if len(rows) > _SAMPLES:
+        chosen = random.choice(len(rows), _SAMPLES, replace=False)
+        rows, columns = rows[chosen], columns[chosen]
+    rays = np.stack(
+        [(columns + 0.5 - K[0, 2]) / K[0, 0], (rows + 0.5 - K[1, 2]) / K[1, 1], np.ones(len(rows))], axis=-1
+    )
+    # A plane's inverse depth is linear in the ray: its slopes are the normal.
+    slope = [
+        cv2.Sobel(broad, cv2.CV_32F, *step, ksize=3, scale=1 / 8)[rows, columns] for step in ((1, 0), (0, 1))
+    ]
+    across, down = slope[0] * K[0, 0], slope[1] * K[1, 1]
+    normal = np.stack([across, down, broad[rows, columns] - across * rays[:, 0] - down * rays[:, 1]], axis=-1)
+    normal /= -np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
+    points = rays * depth[rows, columns][:, None] - view[:3, 3]
+    return (points @ view[:3, :3]).astype(np.float32), (normal @ view[:3, :3]).astype(np.float32)
+
+
+def support_of(points: Array, normals: Array) -> Plane | None:
+    """The plane on which most of some points [M, 3] with normals [M, 3] lie; None if too few do."""
+    if len(points) < _TRIED:
+        return None
+    random = np.random.default_rng(0)
+    apart = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    radius = float(np.median(apart))
+    near = apart < 3 * radius
+    share = near.mean()
+    points, normals = points[near], normals[near]
+    thick = _THICK * radius
+
+    def on(normal: Array, offset: float) -> NDArray[np.bool_]:
+        return (np.abs(points @ normal - offset) < thick) & (normals @ normal > _LEVEL)
+
+    tried = [(normals[i], float(points[i] @ normals[i])) for i in random.choice(len(points), _TRIED)]
+    normal, offset = max(tried, key=lambda plane: int(on(*plane).sum()))
+    for _ in range(10):
+        own = points[on(normal, offset)]
+        if len(own) < 3:
+            return None
+        middle = own.mean(axis=0)
+        axis = np.linalg.svd(own - middle, full_matrices=False)[2][2]
+        normal = axis if axis @ normal > 0 else -axis
+        offset = float(middle @ normal)
+    own = on(normal, offset)
+    if own.mean() * share < _SUPPORT:
+        return None
+    noise = 1.4826 * float(np.median(np.abs(points[own] @ normal - offset)))
+    return Plane(normal, offset, max(noise, 1e-3 * radius))
 
 
 def candidates(
@@ -153,10 +259,15 @@ def candidates(
     cost = (np.maximum(crease[tail], crease[head]) / _CREASE) ** 2
     cost += np.square((lab[tail] - lab[head]) / _COLOR).sum(axis=1)
     cost += (apart / (3 * np.median(apart))) ** 2
+    ground = np.zeros(count)
+    if known.support is not None and known.support.belonging(anchor.cpu().numpy()[None])[0] < 0.5:
+        ground = known.support.belonging(points[rows])
+        cost += _APART * np.abs(ground[tail] - ground[head])
     near = np.exp(-np.minimum(cost, 20.0)).astype(np.float64)
     graph = sparse.coo_matrix((near, (tail, head)), shape=(count, count)).tocsr()
     graph = (graph + graph.T) / 2
-    degree = np.asarray(graph.sum(axis=1)).ravel() + _LEAK
+    volume = np.asarray(graph.sum(axis=1)).ravel()
+    degree = volume + _LEAK + _DRAIN * ground
     weight, _ = cg(
         sparse.diags(degree) - graph, start / start.sum(), rtol=1e-6, maxiter=1000, M=sparse.diags(1 / degree)
     )
@@ -168,7 +279,9 @@ def candidates(
     cut = np.zeros(count + 1)
     np.add.at(cut, ends[0], edges.data)
     np.add.at(cut, ends[1], -edges.data)
-    quality = np.cumsum(cut)[: len(order)] / np.sqrt(np.arange(1, len(order) + 1))
+    # By volume, not by number: what hangs on nothing makes a set no larger.
+    lost = np.cumsum(cut)[: len(order)] + np.cumsum(_DRAIN * ground[order])
+    quality = lost / np.sqrt(np.cumsum(volume[order]) + 1e-9)
     quality[:_LEAST] = np.inf
     device = means.device
     asked = torch.zeros(len(points), dtype=torch.bool, device=device)

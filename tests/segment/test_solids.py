@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from gradiseg_ns.segment.solids import bends
+from gradiseg_ns import rendering
+from gradiseg_ns.segment.solids import Plane, Surface, _sampled, bends, candidates, support_of
 
 
 def rays(size: int, focal: float) -> tuple[np.ndarray, np.ndarray]:
@@ -36,3 +38,70 @@ def test_a_jump_bends_beside_what_is_in_front() -> None:
     found = bends(depth, np.ones_like(depth), 60.0)
     assert found[30, 45:47].max() > 1 and found[30, 25:40].max() < 0.05
     assert not bends(np.zeros_like(depth), np.zeros_like(depth), 60.0).any(), "nothing is there"
+
+
+def test_a_view_of_a_slanted_plane_gives_its_points_and_normals() -> None:
+    """The plane 0.6 x + 0.8 z = 2 in a camera that stands at (1, 0, 0) and looks along z."""
+    x, _ = rays(64, 60.0)
+    depth = (1.4 / (0.6 * x + 0.8)).astype(np.float32)
+    view = torch.eye(4)
+    view[0, 3] = -1.0
+    K = torch.tensor([[60.0, 0, 32], [0, 60, 32], [0, 0, 1]])
+    camera = rendering.Camera(view, K, 64, 64)
+    points, normals = _sampled(depth, np.ones_like(depth), camera, np.random.default_rng(0))
+    assert len(points) == 600
+    assert np.allclose(points @ [0.6, 0, 0.8], 2, atol=1e-4)
+    inner = np.abs(points[:, 0] - 1) < 0.3  # the blur has no neighbours beyond the picture's border
+    assert np.allclose(normals[inner], [-0.6, 0, -0.8], atol=0.02), "towards the camera"
+
+
+def table(count: int = 3000, share: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+    """Points of a noisy table at z = 1, and of a ball above it."""
+    random = np.random.default_rng(1)
+    flat = int(share * count)
+    points = random.uniform(-1, 1, (count, 3))
+    points[:flat, 2] = 1 + 0.002 * random.standard_normal(flat)
+    ball = random.standard_normal((count - flat, 3))
+    normals = np.tile([0.0, 0.0, 1.0], (count, 1))
+    normals[flat:] = ball / np.linalg.norm(ball, axis=1, keepdims=True)
+    points[flat:] = [0, 0, 1.4] + 0.3 * normals[flat:]
+    return points.astype(np.float32), normals.astype(np.float32)
+
+
+def test_what_things_stand_on_is_found_with_its_noise() -> None:
+    found = support_of(*table())
+    assert found is not None
+    assert found.normal[2] > 0.999 and abs(found.offset - 1) < 0.003
+    assert 0.001 < found.noise < 0.004
+    on, above = found.belonging(np.array([[0.5, 0.5, 1.0], [0, 0, 1.2]]))
+    assert on == 1 and above == 0
+
+
+def test_without_a_plane_there_is_nothing_to_stand_on() -> None:
+    assert support_of(*table(share=0.05)) is None
+    assert support_of(np.zeros((5, 3), np.float32), np.zeros((5, 3), np.float32)) is None
+
+
+def test_a_set_ends_where_the_table_begins_even_without_creases() -> None:
+    """A block on a table, all of one colour: a grid of points with nothing else to tell them apart."""
+    flat = np.stack(np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-1, 1, 41), [0.0]), -1).reshape(-1, 3)
+    block = np.stack(np.meshgrid(*[np.linspace(-0.2, 0.2, 9)] * 2, np.linspace(0.05, 0.45, 9)), -1).reshape(
+        -1, 3
+    )
+    points = torch.from_numpy(np.concatenate([flat, block])).float()
+    count = len(points)
+    inside = torch.arange(count) >= len(flat)
+    seed = ((points - torch.tensor([0, 0, 0.45])).norm(dim=1) < 0.08).float()
+    same = np.zeros(count, np.float32), np.full((count, 3), 0.5, np.float32), np.full(count, 9.0, np.float32)
+    plane = Plane(np.array([0, 0, 1], np.float32), 0.0, 0.005)
+
+    def best(support: Plane | None) -> float:
+        known = Surface(*same, support)
+        sets, asked = candidates(points, torch.ones(count), known, torch.tensor([0, 0, 0.45]), seed)
+        assert bool(asked.all())
+        return max(float((one & inside).sum() / (one | inside).sum()) for one in sets)
+
+    assert best(plane) > 0.9 > best(None)
+    on_it = Surface(*same, plane)
+    sets, _ = candidates(points, torch.ones(count), on_it, torch.tensor([0.8, 0.8, 0.0]), 1.0 * ~inside)
+    assert sets and int((sets[0] & ~inside).sum()) > 100, "a click on the table is about the table"

@@ -1,0 +1,41 @@
+"""benchmarks/segment.py: the best group of an object, and what does not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ..benchmark import load_benchmark
+from .test_loop import RED, Tiny
+
+benchmark = load_benchmark("segment")
+
+
+def test_the_best_group_of_each_object_counts(tmp_path: Path) -> None:
+    """The red ball is one group; the blue one is torn into two, of which the larger one counts; nothing has id 7."""
+    tiny = Tiny(tmp_path)
+    blue = (tiny.truth == 2).nonzero()[:, 0]
+    groups = torch.tensor([5, 3, 0])[tiny.truth.clamp(min=0)]
+    groups[blue[: len(blue) // 4]] = 9
+    seen = SimpleNamespace(cameras=tiny.cameras[:3], id_maps=tiny.maps[:3])
+    best, which = benchmark.best_groups(tiny.splat, groups, seen, [RED, 2, 7])
+    assert which == [3, 0, -1]
+    alone = benchmark.held_out_iou(tiny.splat, groups == 3, seen, RED)
+    assert best[0] == pytest.approx(alone, abs=0.02) and best[0] > 0.8
+    assert 0.3 < best[1] < 0.95 and best[2] == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"maker": "exact", "cameras": "virtual"},
+        {"maker": "exact", "everything": True},
+        {"sharpen": True, "cameras": "virtual"},
+    ],
+)
+def test_what_does_not_go_together_is_told_before_anything_is_loaded(options: dict) -> None:
+    with pytest.raises(SystemExit, match="--cameras run"):
+        benchmark.SegmentBenchmark(Path("nowhere"), **options).main()
