@@ -283,14 +283,14 @@ class Affordance:
             self.model, layer=layer, resolution=self.resolution, device=self.device, offline=self.offline
         )
 
-    def _scene(self) -> tuple[Splat, sources.Scene]:
+    def _scene(self) -> tuple[Splat, sources.Capture]:
         if self.splat.suffix.lower() == ".ply":
             splat = read_ply(self.splat).to(self.device)
-            scene = sources.load_scene(self.data, masks_dir=self.parts, device=self.device)
+            scene = sources.load_capture(self.data, masks_dir=self.parts, device=self.device)
             sources.place_cameras(splat, scene, torch.zeros(3, device=self.device))
             return splat, scene
         run = sources.load_run(self.splat, self.device)
-        return run.splat, run.scene(masks_dir=self.parts, data=self.data)
+        return run.splat, run.capture(masks_dir=self.parts, data=self.data)
 
     def _report(
         self, rows: list[Row], swept: list[tuple[str, str, Row, Row]], exemplars: list[str], seconds: float

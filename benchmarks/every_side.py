@@ -71,7 +71,7 @@ class EverySide:
 @torch.no_grad()
 def cut_outs(run: sources.Run, views: list[SideView]) -> list[NDArray[np.bool_]]:
     """The solid pixels of each view's object, alone, bool [H, W]."""
-    outputs = run.scene(maps=False).manager.train_dataparser_outputs
+    outputs = run.capture(maps=False).manager.train_dataparser_outputs
     to_scene = np.eye(4)
     to_scene[:3] = outputs.dataparser_transform.numpy()
     labels = labels_of_run(run)

@@ -52,7 +52,7 @@ class LiftBenchmark:
 
     def main(self) -> None:
         run = sources.load_run(self.splat, self.device)
-        scene = run.scene(masks_dir=self.masks_dir)
+        scene = run.capture(masks_dir=self.masks_dir)
         splat, train = run.splat, scene.train
         objects = ObjectTable.create(scene.manager.train_dataset.metadata["object_ids"])
         views = [(c, objects.classes_of(m)) for c, m in zip(train.cameras, train.id_maps, strict=True)]
@@ -105,7 +105,7 @@ class LiftBenchmark:
 
     def _quality(
         self,
-        scene: sources.Scene,
+        scene: sources.Capture,
         splat: Splat,
         objects: ObjectTable,
         encoding: Tensor,
@@ -122,7 +122,7 @@ class LiftBenchmark:
         result = metrics.result()
         return [float(getattr(result, k) or 0.0) for k in ("miou", "mbiou", "mbiou_fine")]
 
-    def _psnr(self, scene: sources.Scene, splat: Splat, background: Tensor) -> float:
+    def _psnr(self, scene: sources.Capture, splat: Splat, background: Tensor) -> float:
         """Mean over the held-out views, in dB."""
         found = []
         for camera, image in zip(scene.test.cameras, scene.test.images, strict=True):

@@ -33,9 +33,9 @@ from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.segment.cameras import virtual_cameras
 from gradiseg_ns.segment.loop import Click, Found, SegmentError, Views, find_everything, find_object, see
+from gradiseg_ns.sources.capture import Capture
+from gradiseg_ns.sources.capture import Views as Photos
 from gradiseg_ns.sources.run import load_run
-from gradiseg_ns.sources.scene import Scene
-from gradiseg_ns.sources.scene import Views as Photos
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import majority, render_classes
 
@@ -71,7 +71,7 @@ class SegmentBenchmark:
                 "--sharpen is for clicks with --cameras run: all objects must be seen by the same views."
             )
         run = load_run(self.splat, self.device)
-        scene = run.scene(masks_dir=self.masks_dir)
+        scene = run.capture(masks_dir=self.masks_dir)
         splat, train, test = run.splat, scene.train, scene.test
         maps = torch.cat([m.unique() for m in train.id_maps]).unique().tolist()
         objects = [i for i in maps if i >= 0 and i not in self.ignore_ids]
@@ -142,7 +142,7 @@ class SegmentBenchmark:
         if self.output is not None:
             self.output.write_text(json.dumps(figures, indent=2))
 
-    def _all_at_once(self, splat: Splat, views: Views, scene: Scene, objects: list[int]) -> None:
+    def _all_at_once(self, splat: Splat, views: Views, scene: Capture, objects: list[int]) -> None:
         """The row of --everything: for each object the group that is best for it."""
         maker: Any = masks.load(self.maker, self.device)
         start = perf_counter()

@@ -21,8 +21,8 @@ from tyro.conf import Suppress
 
 from gradiseg_ns import rendering
 from gradiseg_ns.boundary import rounds
-from gradiseg_ns.boundary.agreement import Consensus
 from gradiseg_ns.boundary.clean_space import class_signs, foreign_feature
+from gradiseg_ns.boundary.consensus import Consensus
 from gradiseg_ns.boundary.phase import (
     BoundaryConfig,
     BoundaryPhase,
@@ -415,7 +415,7 @@ class GradisegModel(DrawnModel):
             colors=rgb_of(self.gauss_params["features_dc"], logits=self.config.sh_degree == 0),
             identities=self.gauss_params["identity"],
             opacities=self.gauss_params["opacities"].sigmoid()[:, 0],
-            labels=self.strategy_state["vote_class"],
+            gaussian_classes=self.strategy_state["vote_class"],
             geometry=self._gaussians(),
         )
 

@@ -222,7 +222,7 @@ def test_a_model_keeps_the_parts_of_its_labels(run: Path, associated: Path) -> N
     labels = model.objects.ids_of(model.gaussian_classes())
     assert set(labels[parts.labels >= 0].tolist()) == set(parts.tree.parents)
     state = model.get_extra_state()
-    model.set_labels(model.gaussian_classes())
+    model.set_classes(model.gaussian_classes())
     assert model.parts is None, "parts belong to the labels that they were voted for with"
     model.set_extra_state(state)
     assert model.parts is not None and torch.equal(model.parts.labels, parts.labels)

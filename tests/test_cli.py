@@ -22,7 +22,7 @@ from gradiseg_ns.formats.read_ply import read_ply
 from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.runs import writing
-from gradiseg_ns.sources.scene import SourceError
+from gradiseg_ns.sources.capture import SourceError
 from gradiseg_ns.tools.errors import WriteError
 
 from .scenes import write_scene
@@ -125,7 +125,7 @@ def test_lifting_a_ply_finds_its_frame(plain: Path, scene: Path, tmp_path: Path,
     run = sources.load_run(plain)
     splat = run.splat
     if frame == "original":
-        outputs = run.scene(maps=False).manager.train_dataparser_outputs
+        outputs = run.capture(maps=False).manager.train_dataparser_outputs
         rotation, shift = outputs.dataparser_transform[:3, :3], outputs.dataparser_transform[:3, 3]
         from gradiseg_ns.grouping.densification import rotation_matrices
 
@@ -153,7 +153,7 @@ def test_pruning_keeps_its_promise(plain: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "small.json").read_text())
     before, after = sources.load_run(plain).splat, read_ply(tmp_path / "small.ply")
     assert report["removed"] == len(before) - len(after) > 0
-    scene = sources.load_run(plain).scene(maps=False)
+    scene = sources.load_run(plain).capture(maps=False)
     worst = max(
         float((before.render(camera)[0] - after.render(camera)[0]).abs().max())
         for camera in scene.train.cameras

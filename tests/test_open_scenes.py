@@ -12,9 +12,9 @@ import pytest
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
 from gradiseg_ns import cli, sources
+from gradiseg_ns.sources.capture import SourceError
 from gradiseg_ns.sources.dataparsers import NAMES, config_of, split
 from gradiseg_ns.sources.run import anchor
-from gradiseg_ns.sources.capture import SourceError
 
 from .data import conftest as scenes
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.agreement import SHARP, agreed_classes
 from gradiseg_ns.boundary.cleaning import find_overshoot, standing
+from gradiseg_ns.boundary.consensus import SHARP, agreed_classes
 from gradiseg_ns.boundary.detection import impurity
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.grouping.densification import rotation_matrices

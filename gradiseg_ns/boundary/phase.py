@@ -13,8 +13,8 @@ from torch.nn import Parameter
 from tyro.conf import Suppress
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.agreement import Consensus
 from gradiseg_ns.boundary.clean_space import SeenSpace, foreign_loss, space_loss
+from gradiseg_ns.boundary.consensus import Consensus
 from gradiseg_ns.boundary.detection import TAU
 from gradiseg_ns.boundary.field import BoundaryField, BoundaryPoints
 from gradiseg_ns.boundary.hull import Hulls
@@ -108,7 +108,7 @@ class RefinedGaussians(NamedTuple):
     """[N, D]"""
     opacities: Tensor
     """[N] in 0..1."""
-    labels: Tensor
+    gaussian_classes: Tensor
     """int64 [N], the class of their votes, negative if unseen."""
     geometry: rendering.Gaussians
 
@@ -220,7 +220,7 @@ class BoundaryPhase:
         if config.space > 0 and (self.space is not None or self.hulls is not None):
             own = gaussians()
             losses["boundary_space"] = config.space * space_loss(
-                own.geometry, own.labels, self.space, self.hulls
+                own.geometry, own.gaussian_classes, self.space, self.hulls
             )
         return losses
 

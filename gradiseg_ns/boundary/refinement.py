@@ -268,7 +268,7 @@ class BoundaryRefiner:
         colors: Tensor,
         identities: Tensor,
         opacities: Tensor,
-        labels: Tensor,
+        gaussian_classes: Tensor,
     ) -> dict[str, Tensor]:
         """The losses of a step, weighted; empty if the view shows no boundary.
 
@@ -281,7 +281,7 @@ class BoundaryRefiner:
             classes: int64 [H, W], negative without label.
             classifier: D channels to K logits.
             colors, identities, opacities: [N, 3], [N, D], [N] of all Gaussians, activated.
-            labels: int64 [N], the class of their votes, negative if unseen.
+            gaussian_classes: int64 [N], the class of their votes, negative if unseen.
         """
         points = self.points
         patches = draw_patches(seen > SEEN, self.patches) if points is not None else None
@@ -312,7 +312,9 @@ class BoundaryRefiner:
         field_logits = F.linear(field.identity, weight, bias)
         losses["boundary_identity"] = weights.identity * identity_alignment_loss(splat_logits, field_logits)
         losses["boundary_mask"] = weights.mask * mask_loss(field_logits, target, field.opacity)
-        losses["boundary_continuity"] = weights.continuity * continuity_loss(points, features[:, :3], labels)
+        losses["boundary_continuity"] = weights.continuity * continuity_loss(
+            points, features[:, :3], gaussian_classes
+        )
         if self.render:
             losses["boundary_smoothness"] = weights.smoothness * self._smoothness(rays.points, inter)
         return losses
@@ -390,7 +392,9 @@ def mask_loss(logits: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
     return (weight * each).sum() / weight.sum().clamp(min=1e-6) / math.log(max(logits.shape[-1], 2))
 
 
-def continuity_loss(points: BoundaryPoints, colors: Tensor, labels: Tensor, count: int = 2048) -> Tensor:
+def continuity_loss(
+    points: BoundaryPoints, colors: Tensor, gaussian_classes: Tensor, count: int = 2048
+) -> Tensor:
     """L_cont: adjacent boundary Gaussians of one object should have similar colours.
 
     mean over pairs (i, k-th neighbour) with the same label of phi(|mu_i - mu_k| / h_i) |c_i - c_k|^2
@@ -398,12 +402,12 @@ def continuity_loss(points: BoundaryPoints, colors: Tensor, labels: Tensor, coun
     Args:
         points: B boundary Gaussians.
         colors: [B, 3].
-        labels: int64 [N] of all Gaussians, negative if unknown.
+        gaussian_classes: int64 [N] of all Gaussians, negative if unknown.
         count: number of Gaussians that are drawn.
     """
     rows = torch.randint(len(points), (min(count, len(points)),), device=colors.device)
     others = points.neighbors[rows]
-    own = labels[points.indices]
+    own = gaussian_classes[points.indices]
     same = (own[rows][:, None] == own[others]) & (own[rows] >= 0)[:, None]
     distance = (points.means[rows][:, None] - points.means[others]).norm(dim=-1)
     weight = torch.where(same, kernel(distance / points.bandwidth[rows][:, None]), 0.0)

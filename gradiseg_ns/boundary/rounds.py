@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.agreement import Consensus, find_consensus
 from gradiseg_ns.boundary.clean_space import see_space
 from gradiseg_ns.boundary.cleaning import draw_in, find_overshoot
+from gradiseg_ns.boundary.consensus import Consensus, find_consensus
 from gradiseg_ns.boundary.hull import SOLID, Hulls, SurfacePoints, drawn_in, reaching_out
 from gradiseg_ns.boundary.phase import BoundaryConfig, BoundaryPhase
 from gradiseg_ns.grouping.densification import split_in_two
@@ -40,7 +40,7 @@ def overshooting_ends(
                 watch(camera, agreed, depth, alpha)
             yield camera, agreed, depth
 
-    return find_overshoot(gaussians, found.labels, seen()).ends()
+    return find_overshoot(gaussians, found.classes, seen()).ends()
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def refresh(
     config, device = phase.config, params["means"].device
     found = find_consensus(gaussians, views, classes, agree=config.agree, render_error=render_error)
     state["impurity"] = found.ambiguity.measured(config.measure)
-    state["vote_class"] = found.labels
+    state["vote_class"] = found.classes
     phase.agree(found, device)
     if change:
         around = Surroundings(view_count)

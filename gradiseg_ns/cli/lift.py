@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gradiseg_ns.rendering import Camera
     from gradiseg_ns.scene.objects import ObjectTable
     from gradiseg_ns.scene.splat import Splat
-    from gradiseg_ns.sources.scene import Scene
+    from gradiseg_ns.sources.capture import Capture
     from gradiseg_ns.votes.accumulate import Votes
     from gradiseg_ns.votes.labels import Labels
 
@@ -74,7 +74,7 @@ class Lift(Source):
         from gradiseg_ns.grouping.codes import spread_codes
         from gradiseg_ns.runs.writing import write_gradiseg_run
         from gradiseg_ns.scene.objects import ObjectTable
-        from gradiseg_ns.sources.scene import SourceError
+        from gradiseg_ns.sources.capture import SourceError
         from gradiseg_ns.votes import identities
         from gradiseg_ns.votes.labels import fill_unseen, foreground, object_confidence
 
@@ -163,7 +163,7 @@ class Lift(Source):
 
     def _evaluate(
         self,
-        scene: Scene,
+        scene: Capture,
         splat: Splat,
         objects: ObjectTable,
         encoding: Tensor,

@@ -61,7 +61,7 @@ class Masks:
     """Never reach for the network: weights from a folder or from the hub's cache."""
 
     def main(self) -> None:
-        from gradiseg_ns.sources.scene import SourceError
+        from gradiseg_ns.sources.capture import SourceError
         from gradiseg_ns.tools.atomic import check_writable
 
         if (self.data is None) == (self.photos is None):
@@ -95,10 +95,10 @@ class Masks:
 
     def _photos(self) -> tuple[dict[str, Path], Path]:
         """Photos by the names of their maps, and the folder that the maps go to by default."""
-        from gradiseg_ns.sources.scene import SourceError, load_scene, photo_names
+        from gradiseg_ns.sources.capture import SourceError, load_capture, photo_names
 
         if self.data is not None:
-            scene = load_scene(self.data, dataparser=self.dataparser, maps=False)
+            scene = load_capture(self.data, dataparser=self.dataparser, maps=False)
             sets = (scene.manager.train_dataset, scene.manager.eval_dataset)
             found = list(dict.fromkeys(Path(path) for each in sets for path in each.image_filenames))
             default = scene.data_folder / FOLDER
@@ -177,7 +177,7 @@ class Masks:
             SourceError: nothing was found at all.
         """
         from gradiseg_ns.data.id_maps import read_frame_maps
-        from gradiseg_ns.sources.scene import SourceError
+        from gradiseg_ns.sources.capture import SourceError
 
         for phrase in phrases:
             seen = counts[phrase]
@@ -224,7 +224,7 @@ def _phrases(given: str | None) -> list[str]:
     Raises:
         SourceError: there are none in it, or one twice.
     """
-    from gradiseg_ns.sources.scene import SourceError
+    from gradiseg_ns.sources.capture import SourceError
 
     if given is None:
         return []
@@ -247,7 +247,7 @@ def photos_below(folder: Path, output: Path) -> list[Path]:
         SourceError: there are none.
     """
     from gradiseg_ns.data.id_maps import PHOTO_SUFFIXES
-    from gradiseg_ns.sources.scene import SourceError
+    from gradiseg_ns.sources.capture import SourceError
 
     if not folder.is_dir():
         raise SourceError(f"--photos {folder}: no such folder.")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from gradiseg_ns.scene.objects import ObjectTable
     from gradiseg_ns.scene.splat import Splat
     from gradiseg_ns.segment.loop import Click, Found, Views
+    from gradiseg_ns.sources.capture import Capture
     from gradiseg_ns.sources.run import Run
-    from gradiseg_ns.sources.scene import Scene
 
 CAMERAS = 48
 """Training views of a run that are asked, at most."""
@@ -132,7 +132,7 @@ class Segment:
             written = _write_run(run, scene, splat, objects, cameras)
             say(f"Saved a gradiseg run: ns-viewer --load-config {written}")
 
-    def _open(self) -> tuple[Run | None, Scene | None, Splat, list[Camera], Tensor]:
+    def _open(self) -> tuple[Run | None, Capture | None, Splat, list[Camera], Tensor]:
         """The run if it is one, its data, the splat, its cameras, and the background [3]."""
         import torch
 
@@ -143,7 +143,7 @@ class Segment:
         device = default_device(self.device)
         if self.splat.name == "config.yml" or (self.splat / "config.yml").exists():
             run = load_run(self.splat, device)
-            scene = run.scene(maps=False)
+            scene = run.capture(maps=False)
             return run, scene, run.splat, scene.training_cameras(CAMERAS), run.background.to(device)
         splat = read_ply(self.splat).to(device)
         return None, None, splat, virtual_cameras(splat), torch.zeros(3, device=device)
@@ -354,7 +354,9 @@ def _overview(splat: Splat, objects: ObjectTable, views: Views) -> Any:
     return overview(rows)
 
 
-def _write_run(run: Run, scene: Scene, splat: Splat, objects: ObjectTable, cameras: Sequence[Camera]) -> Path:
+def _write_run(
+    run: Run, scene: Capture, splat: Splat, objects: ObjectTable, cameras: Sequence[Camera]
+) -> Path:
     """A gradiseg run with identities from the labels, beside the old one. Returns its config.yml."""
     from gradiseg_ns.cli.common import identity_dim
     from gradiseg_ns.grouping.codes import spread_codes

@@ -299,10 +299,6 @@ def project_ids(
     return hits
 
 
-project_labels = project_ids
-"""The name of before."""
-
-
 def _visible(
     shape: tuple[int, ...],
     viewmat: NDArray[np.floating],

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.data.id_maps import IGNORE
-from gradiseg_ns.editing.display import Shown, glow, outline
+from gradiseg_ns.editing.display import DrawnRows, glow, outline
 from gradiseg_ns.grouping.identity import IdentityClassifier, classify
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION, ObjectTable
 
@@ -151,7 +151,7 @@ def world_to_camera(pose: Tensor) -> Tensor:
 
 
 def object_ids(
-    blend: Blend, objects: ObjectTable, classifier: IdentityClassifier, shown: Shown | None
+    blend: Blend, objects: ObjectTable, classifier: IdentityClassifier, shown: DrawnRows | None
 ) -> Tensor:
     """The object id of every pixel, int32 [H, W], IGNORE where nothing is.
 
@@ -181,7 +181,7 @@ def add_segmentation(
     blend: Blend,
     objects: ObjectTable,
     classifier: IdentityClassifier,
-    shown: Shown | None,
+    shown: DrawnRows | None,
     project_identity: Callable[[Tensor], Tensor],
 ) -> None:
     """The outputs ``segmentation`` and ``identity``, the ids that evaluation compares, and the glow of a selection.

@@ -29,14 +29,14 @@ from gradiseg_ns.drawing.blends import (
     weight_nearer,
 )
 from gradiseg_ns.editing.arrangement import Arrangement
-from gradiseg_ns.editing.display import Editing, Shown
+from gradiseg_ns.editing.display import DrawnRows, Editing
 from gradiseg_ns.grouping.identity import IdentityClassifier, classify
 from gradiseg_ns.scene.harmonics import dc_of, rgb_of
 from gradiseg_ns.scene.objects import ObjectTable
 from gradiseg_ns.scene.parts import Parts
 from gradiseg_ns.scene.splat import Splat, sees_colors
 from gradiseg_ns.votes.accumulate import views_seen
-from gradiseg_ns.votes.rendered import rendered_labels, spread_views
+from gradiseg_ns.votes.rendered import rendered_classes, spread_views
 
 
 class DrawnModel(SplatfactoModel):
@@ -121,7 +121,7 @@ class DrawnModel(SplatfactoModel):
         label, step = self.strategy_state.get("label"), self.strategy_state.get("label_step")
         return isinstance(label, Tensor) and bool(len(label) == self.num_points and step == self.step)
 
-    def set_labels(self, classes: Tensor) -> None:
+    def set_classes(self, classes: Tensor) -> None:
         """Give every Gaussian a class, int64 [N], negative for none; it holds until training goes on."""
         self.strategy_state["label"] = classes.to(self.device)
         self.strategy_state["label_step"] = int(self.step)
@@ -147,8 +147,8 @@ class DrawnModel(SplatfactoModel):
         training = self.training
         self.eval()  # at full resolution
         views = (self._camera(cameras[i : i + 1]) for i in spread_views(len(cameras)))
-        self.set_labels(
-            rendered_labels(
+        self.set_classes(
+            rendered_classes(
                 self._gaussians(),
                 self.gauss_params["identity"],
                 lambda encodings: classify(encodings, self.classifier),
@@ -175,7 +175,7 @@ class DrawnModel(SplatfactoModel):
         """The scene's Gaussians with all edits, hidden objects included."""
         return self.editing.arrangement(self._geometry_key, self._labels, self.means, self.objects)
 
-    def _drawn(self) -> tuple[dict[str, Tensor], Shown | None, Tensor | None]:
+    def _drawn(self) -> tuple[dict[str, Tensor], DrawnRows | None, Tensor | None]:
         """What to draw: the parameters of M Gaussians; how they are edited or selected, None if nothing is; and their rows
         among the scene's, int64 [M], None for all.
 
@@ -186,7 +186,7 @@ class DrawnModel(SplatfactoModel):
         if not self.training and self.editing.drawn:
             try:
                 key = self._geometry_key
-                shown = self.editing.shown(key, self._labels, self.means, self.objects)
+                shown = self.editing.drawn_rows(key, self._labels, self.means, self.objects)
                 key = (key, *((id(p), p._version) for p in params.values()))
                 params = self.editing.params(shown, key, params, logits=self.config.sh_degree == 0)
                 rows = shown.arrangement.source

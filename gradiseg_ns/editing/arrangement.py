@@ -92,9 +92,6 @@ class Arrangement:
         """Without the rows of hidden objects."""
         return self if not self.hidden else self.rows(self.visible)
 
-    shown = without_hidden
-    """The name of before."""
-
     def rows(self, chosen: Tensor) -> Arrangement:
         """Only some rows: bool [M]."""
         return dataclasses.replace(

@@ -158,10 +158,6 @@ def drawn_rows(arrangement: Arrangement, selection: Selection, means: Tensor) ->
     return DrawnRows(arrangement, selection, selected, ids, which, codes.to(means.device))
 
 
-Shown = DrawnRows
-"""The name of before."""
-
-
 @dataclass
 class Editing:
     """Edits and selection of a scene, for several threads."""
@@ -243,9 +239,6 @@ class Editing:
             drawn = (arrangement, version, drawn_rows(arrangement, selection, means))
             self._drawn = drawn
         return drawn[2]
-
-    shown = drawn_rows
-    """The name of before."""
 
     @torch.no_grad()
     def params(

@@ -118,7 +118,7 @@ def write_gradiseg_run(
         model.classifier.bias.zero_()
     if splat.labels is not None:
         model.update_to_step(run.step)
-        model.set_labels(objects.classes_of(splat.labels))
+        model.set_classes(objects.classes_of(splat.labels))
     return save_run(run, config, pipeline.state_dict(), capture, replace=replace)
 
 

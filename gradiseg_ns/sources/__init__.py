@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gradiseg_ns.sources.capture import Capture, SourceError, Views, load_capture
     from gradiseg_ns.sources.placing import find_frame, in_nerfstudio_frame, in_original_frame, place_cameras
     from gradiseg_ns.sources.run import Run, load_run, load_splat
-    from gradiseg_ns.sources.scene import Scene as Scene
-    from gradiseg_ns.sources.scene import load_scene as load_scene
 
 __all__ = [
     "Capture", "Run", "SourceError", "Views", "find_frame", "in_nerfstudio_frame", "in_original_frame", "load_capture", "load_run",
@@ -26,7 +24,6 @@ __all__ = [
 _HOME = {
     "find_frame": "placing", "in_nerfstudio_frame": "placing", "in_original_frame": "placing", "place_cameras": "placing", "Run": "run", "load_run": "run", "load_splat": "run",
     "Capture": "capture", "SourceError": "capture", "Views": "capture", "load_capture": "capture",
-    "Scene": "scene", "load_scene": "scene",  # names of before
 }  # fmt: skip
 
 

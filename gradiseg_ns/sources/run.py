@@ -84,9 +84,6 @@ class Run:
             )
         return capture_of(config, maps, self.splat.means.device)
 
-    scene = capture
-    """The name of before."""
-
 
 def anchor(config_path: Path, config: TrainerConfig) -> None:
     """Relative paths of a run start where its training did, which need not be here: those that lead nowhere from here become

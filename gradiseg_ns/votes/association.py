@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.data.agreement import project_labels
+from gradiseg_ns.data.agreement import project_ids
 from gradiseg_ns.scene.parts import PartTree
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.accumulate import accumulate
@@ -60,9 +60,9 @@ def masks_of_points(
     for view, (id_map, camera) in enumerate(zip(id_maps, cameras, strict=True)):
         viewmat, K = camera.viewmat.cpu().numpy(), camera.K.cpu().numpy()
         levels = id_map if id_map.ndim == 3 else id_map[None]
-        sees = project_labels(np.zeros(levels.shape[1:], np.int32), viewmat, K, points) >= 0
+        sees = project_ids(np.zeros(levels.shape[1:], np.int32), viewmat, K, points) >= 0
         for level in levels:
-            labels.append(project_labels(level, viewmat, K, points))
+            labels.append(project_ids(level, viewmat, K, points))
             seen.append(sees)
             map_views.append(view)
     return MaskTable.of_labels(

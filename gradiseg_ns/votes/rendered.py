@@ -58,10 +58,6 @@ def rendered_classes(
     return torch.where((votes.total() > _SEEN) & (own >= 0), majority(votes).classes, own)
 
 
-rendered_labels = rendered_classes
-"""The name of before."""
-
-
 def spread_views(count: int, most: int = VIEWS) -> list[int]:
     """Indices of at most ``most`` of ``count`` views, evenly spread."""
     return sorted({i * count // most for i in range(most)}) if count > most else list(range(count))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradiseg_ns.boundary import phase as module
-from gradiseg_ns.boundary.agreement import Consensus
+from gradiseg_ns.boundary.consensus import Consensus
 from gradiseg_ns.boundary.hull import Hulls
 from gradiseg_ns.boundary.phase import (
     BoundaryConfig,
@@ -96,7 +96,7 @@ def test_steps_between_have_no_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [bool(each) for each in found] == [True, False, False, True, False]
     assert len(asked) == 2, "only when they are needed"
     assert found[0]["photo"] is photo and found[0]["classes"] is classes and found[0]["seen"] is view.seen
-    assert found[3]["labels"] is asked[1].labels and found[0]["camera"] is view.camera
+    assert found[3]["gaussian_classes"] is asked[1].gaussian_classes and found[0]["camera"] is view.camera
     phase.config.field = False
     assert losses(0) == {}
 

@@ -253,7 +253,7 @@ class Scene:
         count = len(gaussians.means)
         views = [(camera(x), board(*positions(camera(x)))) for x in (-0.3, 0.0, 0.3)]
         found = ambiguity(gaussians, views, 3)
-        self.labels = found.votes.top(1)[0][:, 0]
+        self.gaussian_classes = found.votes.top(1)[0][:, 0]
         points = BoundaryPoints.create(gaussians.means, found.impurity > TAU)
         assert points is not None and len(points) > 20
         self.points = points
@@ -287,7 +287,7 @@ class Scene:
             colors=self.rgb,
             identities=self.identity,
             opacities=self.opacity,
-            labels=self.labels,
+            gaussian_classes=self.gaussian_classes,
         )
 
 

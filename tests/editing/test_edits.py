@@ -525,5 +525,5 @@ def test_random_edits_never_fail_and_counts_agree() -> None:
         assert sum(arrangement.counts().values()) == len(arrangement.source)
         assert set(arrangement.object_ids.tolist()) <= set(arrangement.objects.ids)
         if number % 10 == 0:
-            shown = arrangement.shown()
+            shown = arrangement.without_hidden()
             assert len(shown.apply(splat.to_parameters())["means"]) == len(shown.source)

@@ -22,7 +22,7 @@ from gradiseg_ns.data.id_maps import read_id_map
 from gradiseg_ns.data.photos import PhotoError
 from gradiseg_ns.masks.levels import Painted
 from gradiseg_ns.masks.types import Mask, Picture
-from gradiseg_ns.sources.scene import SourceError
+from gradiseg_ns.sources.capture import SourceError
 from gradiseg_ns.tools.errors import WriteError
 from gradiseg_ns.tools.weights import WeightsError
 
@@ -108,8 +108,8 @@ def test_maps_of_a_scene_are_the_truth_but_for_the_ids(
             if parent:
                 assert (painted.maps[0][painted.maps[1] == part] == parent).all()
     # As training reads them: photos are undistorted, and maps with them.
-    views = sources.load_scene(scene, masks_dir=str(folder)).train
-    exact = sources.load_scene(scene).train
+    views = sources.load_capture(scene, masks_dir=str(folder)).train
+    exact = sources.load_capture(scene).train
     for found, expected in zip(views.id_maps, exact.id_maps, strict=True):
         assert same_but_for_names(found.numpy(), expected.numpy())
     assert Image.open(folder / "overview.jpg").size == (3 * 64, 4 * 70)
@@ -174,7 +174,7 @@ def test_phrases_are_ids(
         found = read_id_map(folder / path.name)
         assert np.array_equal(found == 1, expected == 7) and np.array_equal(found == 3, expected == 1)
         assert set(np.unique(found)) <= {0, 1, 3}
-    loaded = sources.load_scene(scene, masks_dir=str(folder))
+    loaded = sources.load_capture(scene, masks_dir=str(folder))
     assert loaded.object_names == {0: "everything else", 1: "blue ball", 2: "spoon", 3: "red ball"}
     said = " ".join(capsys.readouterr().out.split())
     assert "red ball: in 10 of 10 photos" in said and "spoon: nothing in the photos is like it" in said

@@ -28,7 +28,7 @@ from gradiseg_ns.segment.loop import (
     see,
     segment_from_clicks,
 )
-from gradiseg_ns.sources.scene import load_scene
+from gradiseg_ns.sources.capture import load_capture
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import majority
 
@@ -44,7 +44,7 @@ class Tiny:
 
     def __init__(self, folder: Path) -> None:
         path = write_scene(folder / "tiny", views=12, width=96, height=72)
-        scene = load_scene(path)
+        scene = load_capture(path)
         self.splat: Splat = traced_splat(path, every=6)
         self.gaussians = self.splat.gaussians()
         self.cameras = scene.train.cameras

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.boundary.agreement import MIN_SOLID, Consensus, agreed_classes, find_consensus
+from gradiseg_ns.boundary.consensus import MIN_SOLID, Consensus, agreed_classes, find_consensus
 from gradiseg_ns.votes.labels import render_classes
 from tests.devices import here
 
@@ -156,7 +156,7 @@ def test_votes_are_taken_again_without_what_was_overruled() -> None:
     _, exact = consensus_of(maps)
     _, untouched = consensus_of(spoilt, agree=False)
     assert not untouched.maps
-    left = untouched.labels == LEFT
+    left = untouched.classes == LEFT
     inside = left & (exact.ambiguity.impurity < 0.01)
     assert bool(inside.any())
     assert float(untouched.ambiguity.impurity[inside].min()) > 0.6, "a third of the views says otherwise"

@@ -54,11 +54,6 @@ class Consensus:
     """Median over the masks of all views of the distance between their edges and those of the rendered classes, divided by `SHARP`."""
 
     @property
-    def labels(self) -> Tensor:
-        """The name of before of `classes`."""
-        return self.classes
-
-    @property
     def sharp(self) -> bool:
         """Whether the edges of the maps agree with each other, so that losses at them are worth adding."""
         return self.displacement <= 1
