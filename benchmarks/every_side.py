@@ -2,8 +2,8 @@
 
     python benchmarks/every_side.py --runs RUN [RUN ...] --truth examples/demo_scene/every_side --picture sides.png
 
-An object's Gaussians (by their labels) are rendered alone; pixels with an accumulation above 0.5 are compared. The picture shows for each
-view what is right (white), too much (red) and missing (blue).
+An object's Gaussians (by their labels) are rendered alone; pixels with an accumulation above 0.5 are compared. The picture has a row for
+each run and six views of each object: what is right (white), too much (red) and missing (blue).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from gradiseg_ns.evaluation.every_side import (
 from gradiseg_ns.evaluation.extraction import SOLID
 from gradiseg_ns.runs.writing import labels_of_run
 
-PER_ROW = 12
+SHOWN, TILE = 6, 128
+"""Views of each object in the picture, and their size in pixels."""
 SIDES = ("all", "above", "around", "below")
 
 
@@ -44,7 +45,7 @@ class EverySide:
     truth: Path
     """Folder of the masks and their cameras."""
     picture: Path | None = None
-    """Write a picture of the first run's cut-outs."""
+    """Write a picture of the runs' cut-outs."""
     output: Path | None = None
     """Write the figures as JSON."""
 
@@ -53,7 +54,7 @@ class EverySide:
         table = Table(title=f"{self.truth}: {len(views)} views; IoU / BIoU, means over objects")
         for column in ("run", *SIDES, "each object"):
             table.add_column(column, overflow="fold")
-        figures = []
+        figures, strips = [], []
         for path in self.runs:
             found = cut_outs(sources.load_run(path), views)
             row = figures_of(views, found)
@@ -61,8 +62,9 @@ class EverySide:
             cells = [f"{row[f'{side}_iou']:.2f} / {row[f'{side}_biou']:.2f}" for side in SIDES]
             each = ", ".join(f"{i}: {iou:.1f} / {biou:.1f}" for i, (iou, biou) in row["objects"].items())
             table.add_row(path.parent.name if path.is_file() else path.name, *cells, each)
-            if self.picture is not None and len(figures) == 1:
-                contact_sheet(views, found).save(self.picture)
+            strips.append(strip(views, found))
+        if self.picture is not None:
+            Image.fromarray(np.concatenate(strips)).save(self.picture)
         Console(width=170).print(table)
         if self.output is not None:
             self.output.write_text(json.dumps(figures, indent=2))
@@ -106,18 +108,18 @@ def figures_of(views: list[SideView], found: list[NDArray[np.bool_]]) -> dict[st
     return figures
 
 
-def contact_sheet(views: list[SideView], found: list[NDArray[np.bool_]]) -> Image.Image:
-    """All views: what is right in white, too much in red, missing in blue."""
-    height, width = views[0].mask.shape
-    rows = -(-len(views) // PER_ROW)
-    sheet = Image.new("RGB", (PER_ROW * width, rows * height))
-    for i, (view, mask) in enumerate(zip(views, found, strict=True)):
-        tile = np.zeros((height, width, 3), np.uint8)
-        tile[mask & view.mask] = 230
-        tile[mask & ~view.mask] = (230, 40, 40)
-        tile[~mask & view.mask] = (60, 100, 240)
-        sheet.paste(Image.fromarray(tile), (i % PER_ROW * width, i // PER_ROW * height))
-    return sheet
+def strip(views: list[SideView], found: list[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """Some views of each object side by side, uint8 [TILE, W, 3]."""
+    tiles = []
+    for object_id in dict.fromkeys(view.object_id for view in views):
+        own = [(v, m) for v, m in zip(views, found, strict=True) if v.object_id == object_id]
+        for view, mask in own[:: max(1, len(own) // SHOWN)][:SHOWN]:
+            tile = np.zeros((*mask.shape, 3), np.uint8)
+            tile[mask & view.mask] = 230
+            tile[mask & ~view.mask] = (230, 40, 40)
+            tile[~mask & view.mask] = (60, 100, 240)
+            tiles.append(np.asarray(Image.fromarray(tile).resize((TILE, TILE))))
+    return np.concatenate(tiles, axis=1)
 
 
 if __name__ == "__main__":

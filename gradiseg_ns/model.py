@@ -531,6 +531,14 @@ class GradisegModel(DrawnModel):
         if bool(rare.any()) and not bool(rare.all()):
             self._remove(rare)
 
+    @torch.no_grad()
+    def label_gaussians(self, cameras: Cameras, fits: Callable[[Tensor], Tensor] | None = None) -> None:
+        """As every model; after a refined training, a Gaussian out of the hull of an object is not labelled as a part of it."""
+        hulls = self.boundary_phase.hulls if self.boundary_phase is not None else None
+        if fits is None and hulls is not None:
+            fits = lambda classes: hulls.hold(self.means, classes)  # noqa: E731
+        super().label_gaussians(cameras, fits)
+
     # ------------------------------------------------------------------ metrics
 
     @torch.no_grad()

@@ -63,6 +63,12 @@ class Hulls:
         distance = (points @ self.directions.T - self.supports[rows]).amax(dim=1) - self.margins[rows]
         return torch.where(known, distance, -torch.inf)
 
+    @torch.no_grad()
+    def hold(self, points: Tensor, classes: Tensor) -> Tensor:
+        """Points [M, 3] that lie in the hulls of their classes, int64 [M], or whose classes have none: bool [M]."""
+        chunks = zip(points.split(_CHUNK), classes.split(_CHUNK), strict=True)
+        return torch.cat([self.beyond(*chunk) <= 0 for chunk in chunks])
+
 
 class SurfacePoints:
     """Collects the surface points of classes, view by view.

@@ -7,7 +7,7 @@ function of Gaussians and cameras in `drawing`, `votes` or `scene`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -140,8 +140,8 @@ class DrawnModel(SplatfactoModel):
             self.strategy_state.update(Parts(parts.tree, parts.labels.to(self.device)).to_state())
 
     @torch.no_grad()
-    def label_gaussians(self, cameras: Cameras) -> None:
-        """Label every Gaussian by what it shows in some of these views (:mod:`gradiseg_ns.votes.rendered`)."""
+    def label_gaussians(self, cameras: Cameras, fits: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Label every Gaussian by what it shows in some of these views, and by what it can be (:func:`rendered_classes`)."""
         if not self._identity_on:
             return
         training = self.training
@@ -154,6 +154,7 @@ class DrawnModel(SplatfactoModel):
                 lambda encodings: classify(encodings, self.classifier),
                 len(self.objects.ids),
                 views,
+                fits,
             )
         )
         self.train(training)

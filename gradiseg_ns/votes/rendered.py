@@ -31,6 +31,7 @@ def rendered_classes(
     classify: Callable[[Tensor], Tensor],
     count: int,
     cameras: Iterable[rendering.Camera],
+    fits: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The class that has most of each Gaussian's weight in the classified identity maps of some views.
 
@@ -42,9 +43,11 @@ def rendered_classes(
         classify: gives the class of each encoding, [..., D] to int64 [...]; negative for no class.
         count: K.
         cameras: of the views; `VIEWS` of them are enough.
+        fits: says of classes int64 [N] whether each Gaussian can be of its class, bool [N]. None: all can.
 
     Returns:
-        int64 [N]; a Gaussian that no view sees gets the class of its own encoding.
+        int64 [N]; a Gaussian that no view sees gets the class of its own encoding. One that does not fit gets the class with the next
+        most votes, or none (`IGNORE`).
     """
 
     def views() -> Iterator[tuple[rendering.Camera, Tensor]]:
@@ -55,7 +58,12 @@ def rendered_classes(
 
     votes = accumulate(gaussians, views(), count)
     own = classify(identity)
-    return torch.where((votes.total() > _SEEN) & (own >= 0), majority(votes).classes, own)
+    found = torch.where((votes.total() > _SEEN) & (own >= 0), majority(votes).classes, own)
+    if fits is None:
+        return found
+    classes, weights = votes.top(2)
+    second = torch.where((weights[:, 1] > _SEEN) & fits(classes[:, 1]), classes[:, 1], IGNORE)
+    return torch.where(fits(found), found, second)
 
 
 def spread_views(count: int, most: int = VIEWS) -> list[int]:
