@@ -83,7 +83,8 @@ def test_a_verb_opens_it(run: Path, tmp_path: Path, verb: str) -> None:
         assert (tmp_path / "lifted.ply").is_file()
     elif verb == "associate":
         cli.Associate(load_config=run, output_dir=tmp_path / "maps", ids="keep", device="cpu").main()
-        assert len(list((tmp_path / "maps").glob("*.png"))) == 10
+        # ten training views, and the held-out one with the new ids
+        assert len(list((tmp_path / "maps").glob("*.png"))) == 11
     else:
         cli.Export(run, output_dir=tmp_path, device="cpu").main()
         ply = next(tmp_path.glob("*.ply"))
