@@ -178,7 +178,7 @@ def field_at_edges(pipeline: Any) -> dict[str, float]:
     )
     own = torch.zeros(len(splat), 1, device=model.device)
     own[points.indices] = 1.0
-    right, count = torch.zeros(2), 0
+    right, opacity, count = torch.zeros(2), torch.zeros(()), 0
     model.eval()
     for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader:
         outputs = model.get_outputs_for_camera(camera)
@@ -191,11 +191,17 @@ def field_at_edges(pipeline: Any) -> dict[str, float]:
         depth = outputs["depth"][..., 0]
         rays = sample_rays(view, Patches(*at), depth, REACH * points.spacing, refiner.samples, jitter=False)
         values, _ = refiner.query(rays, features[points.indices])
-        for k, identity in enumerate((outputs.identity_map[at], values.identity)):
+        of_field = values.identity / values.opacity.clamp(min=1e-3)[:, None]
+        opacity += values.opacity.sum().cpu()
+        for k, identity in enumerate((outputs.identity_map[at], of_field)):
             right[k] += (model.classifier(identity).argmax(-1) == truth[at]).sum().cpu()
         count += len(at[0])
     splats, fields = (100 * right / max(count, 1)).tolist()
-    return {"splat_at_edges": splats, "field_at_edges": fields}
+    return {
+        "splat_at_edges": splats,
+        "field_at_edges": fields,
+        "field_opacity": float(opacity) / max(count, 1),
+    }
 
 
 def print_table(ablation: Ablation, results: list[dict[str, Any]]) -> None:

@@ -46,7 +46,7 @@ class BoundaryConfig:
     """Factor on the learning rate of the positions while boundaries are refined."""
     hull: bool = True
     """Draw Gaussians in that reach out of the hull of what the views see of their object, such as into the table under it. They would show in a cut-out."""
-    foreign: float = 0.0
+    foreign: float = 1.0
     """Weight of the loss on the blending weight that Gaussians of other objects have in a pixel. 0 switches it off."""
     space: float = 0.0
     """Weight of the loss on samples of Gaussians that fall where their object cannot be: space that views have seen to be empty, another object's, or out of its hull. 0 switches it off."""
