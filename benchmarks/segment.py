@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 from gradiseg_ns import masks, rendering
-from gradiseg_ns.cli.segment import _labels, _sharpened
+from gradiseg_ns.cli.segment import labels_of, sharpened
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.segment.cameras import virtual_cameras
@@ -236,9 +236,9 @@ def sharpened_ious(
     splat: Splat, found: dict[str, Found], views: Views, background: Tensor, test: Photos
 ) -> dict[str, float]:
     """Mean IoU over the held-out views of the objects that were found (by id), after `gradiseg segment --sharpen`."""
-    splat.labels, splat.extra["label_confidence"], objects = _labels(found)
+    splat.labels, splat.extra["label_confidence"], objects = labels_of(found)
     before = splat.labels
-    splat = _sharpened(splat, found, views, objects, background)
+    splat = sharpened(splat, found, views, objects, background)
     assert splat.labels is not None
     print(f"{len(splat) - len(before)} Gaussians more")
     return {i: held_out_iou(splat, splat.labels == k + 1, test, int(i)) for k, i in enumerate(found)}

@@ -112,12 +112,12 @@ class Segment:
             asked = min(self.views, len(views))
         else:
             found = self._clicked(splat, views, clicks) if self.click else self._phrased(splat, views)
-            labels, confidence, objects = _labels(found)
+            labels, confidence, objects = labels_of(found)
             asked = sum(len(one.views) + len(one.skipped) for one in found.values())
             _print(found)
         splat.labels, splat.extra["label_confidence"] = labels, confidence
         if self.sharpen:
-            splat = _sharpened(splat, found, views, objects, background)
+            splat = sharpened(splat, found, views, objects, background)
             assert splat.labels is not None
             labels = splat.labels
             views = Views(lambda camera: see(splat, camera, background), cameras, self.height)
@@ -229,7 +229,7 @@ def _parsed(clicks: Sequence[Sequence[str]], beside: Sequence[Sequence[str]]) ->
     return found
 
 
-def _labels(found: dict[str, Found]) -> tuple[Tensor, Tensor, ObjectTable]:
+def labels_of(found: dict[str, Found]) -> tuple[Tensor, Tensor, ObjectTable]:
     """Object ids int32 [N] (from 1; 0 for the rest, -1 where no view saw anything), confidences [N], and the objects."""
     import torch
 
@@ -249,7 +249,7 @@ def _labels(found: dict[str, Found]) -> tuple[Tensor, Tensor, ObjectTable]:
     return labels, confidence, ObjectTable.create(list(names), names)
 
 
-def _sharpened(
+def sharpened(
     splat: Splat, found: dict[str, Found], views: Views, objects: ObjectTable, background: Tensor
 ) -> Splat:
     """The splat with sharper borders between its objects, by the masks of the views that were asked (`boundary.cutting`)."""
