@@ -37,12 +37,13 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
-    """The package's modules that a module imports, at its top or inside of functions; not those for type checkers alone."""
+def imports(name: str, path: Path, known: dict[str, Path], *, annotations: bool = False) -> Iterator[str]:
+    """The package's modules that a module imports, at its top or inside of functions; those for type checkers alone only with
+    ``annotations``."""
 
     def walk(node: ast.AST) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            if not annotations and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
                 continue
             if isinstance(child, ast.ImportFrom):
                 base = child.module or ""

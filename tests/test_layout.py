@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from graphlib import TopologicalSorter
 
 import pytest
 import yaml
@@ -45,3 +46,17 @@ def test_the_page_has_the_table_as_it_is() -> None:
 def test_a_saved_run_names_only_what_it_names_today(method: str) -> None:
     text = yaml.dump(getattr(register, method).config)
     assert set(re.findall(r"!!python/[a-z/]+:gradiseg_ns\.([\w.]+)", text)) == PINNED
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """Also within a room, inside functions and for annotations alone. A room's `__init__`, which gathers names, is left out."""
+    known = {name: path for name, path in layout.modules().items() if path.name != "__init__.py"}
+    graph = {
+        name: {
+            other
+            for other in layout.imports(name, path, known, annotations=True)
+            if other in known and other != name
+        }
+        for name, path in known.items()
+    }
+    tuple(TopologicalSorter(graph).static_order())  # a CycleError names the circle

@@ -4,56 +4,21 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
-
-from gradiseg_ns.cli.common import MaybeCount, MaybePath, MaybeText, Reader, Switch
+from gradiseg_ns.cli.stages.flags import Flags
 from gradiseg_ns.cli.stages.job import Job
-from gradiseg_ns.cli.stages.state import LOCK, Stage, State
+from gradiseg_ns.cli.stages.state import LOCK, State
 from gradiseg_ns.cli.stages.work import Work
 from gradiseg_ns.tools.terminal import say
 
-MaybeStage = Annotated[Stage | None, tyro.conf.arg(metavar="STAGE", help_behavior_hint="")]
-
 
 @dataclass
-class New:
+class New(Flags):
     """From photos to a segmented splat in one command: poses, masks, training, and a picture of what came out.
 
     The stages are photos, poses, masks, train and overview. Each tells what it will cost and what it wrote. A stage whose result is
     there is skipped, so the same command goes on after an interruption, and changed flags repeat only what depends on them.
     """
-
-    source: tyro.conf.Positional[Path]
-    """A folder of photos, which is not changed; or a scene that ns-train opens."""
-    output: Path
-    """Folder of all results."""
-    model: MaybeText = None
-    """What makes the masks: `regions` (default, rough), or a SAM (docs/masks.md)."""
-    phrases: MaybeText = None
-    """What to look for: "mug; red block". Default: everything."""
-    masks_dir: MaybePath = None
-    """Id maps that are there already, instead of --model. Default: `object_mask`."""
-    steps: MaybeCount = None
-    """Steps of training. Default: 3000 on a CPU, 30000 on a GPU."""
-    matching: Literal["auto", "exhaustive", "sequential"] = "auto"
-    """Photos compared for poses: all pairs, or neighbours by name."""
-    max_size: int = 1600
-    """Longer side in pixels; larger photos become smaller copies."""
-    least_registered: float = 0.5
-    """Share of the photos that must get a pose."""
-    only: MaybeStage = None
-    """Do this stage alone, again if its result is there."""
-    again: MaybeStage = None
-    """Repeat this stage and those after it."""
-    dataparser: Reader = "nerfstudio-data"
-    """Reader of a scene; options follow its name at the end (docs/data.md)."""
-    device: MaybeText = None
-    """`cpu` or `cuda`. Default: cuda if there is a GPU."""
-    offline: Switch = False
-    """No network: weights from a folder or from the hub's cache."""
 
     def main(self) -> None:
         from gradiseg_ns.tools.atomic import occupy

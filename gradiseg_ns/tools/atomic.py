@@ -21,14 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from gradiseg_ns.tools.errors import GradisegError, WriteError
+from gradiseg_ns.tools.errors import DISK_ERRORS, GradisegError, WriteError, write_error
 
-DISK_ERRORS = frozenset(
-    getattr(errno, name)
-    for name in ("ENOSPC", "EROFS", "EACCES", "EPERM", "EDQUOT", "EFBIG", "EIO")
-    if hasattr(errno, name)
-)
-"""What a full, a broken or a read-only disk answers to a writer."""
 _DAY = 86_400.0
 _OCCUPIED = ".training"
 
@@ -102,15 +96,6 @@ def temporary_folder(parent: Path, kind: str = "saving") -> Path:
         return Path(tempfile.mkdtemp(prefix=f".{kind}-{_owner()}-", dir=parent))
     except OSError as error:
         raise write_error(parent, error) from error
-
-
-def write_error(path: Path, error: BaseException) -> WriteError:
-    """The sentence for what could not be written."""
-    reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return WriteError(
-        f"{path} cannot be written ({reason}). Expected a folder to which you may write, with enough room; what was there before is "
-        "still there."
-    )
 
 
 @contextmanager

@@ -93,8 +93,7 @@ def mend_commands() -> None:
 
 def _for_the_user(error: BaseException) -> BaseException | None:
     """The error as the user is to see it, without its traceback; None if it is a fault of the program."""
-    from gradiseg_ns.tools.atomic import DISK_ERRORS, write_error
-    from gradiseg_ns.tools.errors import GradisegError
+    from gradiseg_ns.tools.errors import DISK_ERRORS, GradisegError, write_error
 
     if isinstance(error, GradisegError):
         return error

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import viser
@@ -37,7 +37,7 @@ from gradiseg_ns.viewer.session import Session
 from gradiseg_ns.viewer.websocket import mend_viser, see_off
 
 if TYPE_CHECKING:
-    from gradiseg_ns.pipeline import GradisegPipeline
+    from gradiseg_ns.model import GradisegModel
 
 _REFRESH = 8.0
 """Seconds between looks at a scene that is being trained."""
@@ -45,10 +45,28 @@ _WEIGHTS = 2.0
 """The slider goes from 10^-2 to 10^2."""
 
 
+class Labelled(Protocol):
+    """What the panel needs of a pipeline."""
+
+    @property
+    def model(self) -> GradisegModel:
+        """Whose objects are edited."""
+        ...
+
+    @property
+    def datamanager(self) -> Any:
+        """Of the training views."""
+        ...
+
+    def label_gaussians(self) -> None:
+        """Give every Gaussian its object."""
+        ...
+
+
 class GradisegPanel(ViewerControl):
     """What nerfstudio's viewer finds in a pipeline and sets up."""
 
-    def __init__(self, pipeline: GradisegPipeline, folder: Path | None = None) -> None:
+    def __init__(self, pipeline: Labelled, folder: Path | None = None) -> None:
         """
         Args:
             pipeline: whose model is edited.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gradiseg_ns.cli.stages.flags import Flags
 from gradiseg_ns.cli.stages.state import Stage, State
 
 if TYPE_CHECKING:
-    from gradiseg_ns.cli.new import New
     from gradiseg_ns.sources.capture import Capture
 
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Job:
     """The flags, what is there already, and where everything lies."""
 
-    flags: New
+    flags: Flags
     state: State
 
     @property
