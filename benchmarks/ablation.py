@@ -171,12 +171,9 @@ def field_at_edges(pipeline: Any) -> dict[str, float]:
     if phase is None or not phase.config.field or phase.points is None:
         return {}
     points, refiner = phase.points, phase.refiner
-    splat = model.edited_splat(model.arrangement())
-    opacities = splat.opacities.sigmoid()[:, None]
-    features = torch.cat(
-        [0.5 + 0.28209479177387814 * splat.features_dc, model.gauss_params["identity"], opacities], dim=-1
-    )
-    own = torch.zeros(len(splat), 1, device=model.device)
+    known, gaussians = model._refined_gaussians(), model._gaussians()
+    features = torch.cat([known.colors, known.identities, known.opacities[:, None]], dim=-1)
+    own = torch.zeros(len(features), 1, device=model.device)
     own[points.indices] = 1.0
     right, opacity, count = torch.zeros(2), torch.zeros(()), 0
     model.eval()
@@ -184,7 +181,7 @@ def field_at_edges(pipeline: Any) -> dict[str, float]:
         outputs = model.get_outputs_for_camera(camera)
         view = model.rendering_camera(camera)
         truth = edge_classes(model.objects.classes_of(batch["id_map"][..., 0].to(model.device)))
-        seen, _ = rendering.render(splat.gaussians(), view, own)
+        seen, _ = rendering.render(gaussians, view, own)
         at = ((truth >= 0) & (seen[..., 0] > SEEN)).nonzero(as_tuple=True)
         if not len(at[0]):
             continue

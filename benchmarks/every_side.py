@@ -99,8 +99,7 @@ def cut_outs(run: sources.Run, views: list[SideView]) -> list[NDArray[np.bool_]]
 
 def figures_of(views: list[SideView], found: list[NDArray[np.bool_]]) -> dict[str, Any]:
     """Means over the objects by side, and each object's IoU and BIoU, in percent."""
-    by_view = {id(view): mask for view, mask in zip(views, found, strict=True)}
-    scores = score_every_side(views, lambda view: by_view[id(view)])
+    scores = score_every_side(views, found)
     figures: dict[str, Any] = {}
     for side in SIDES:
         figures[f"{side}_iou"], figures[f"{side}_biou"] = mean_over_objects(scores, side)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -416,7 +417,7 @@ class GradisegModel(DrawnModel):
             identities=self.gauss_params["identity"],
             opacities=self.gauss_params["opacities"].sigmoid()[:, 0],
             gaussian_classes=self.strategy_state["vote_class"],
-            geometry=self._gaussians(),
+            geometry=self._gaussians,
         )
 
     @torch.no_grad()
@@ -536,7 +537,7 @@ class GradisegModel(DrawnModel):
         """As every model; after a refined training, a Gaussian out of the hull of an object is not labelled as a part of it."""
         hulls = self.boundary_phase.hulls if self.boundary_phase is not None else None
         if fits is None and hulls is not None:
-            fits = lambda classes: hulls.hold(self.means, classes)  # noqa: E731
+            fits = partial(hulls.hold, self.means)
         super().label_gaussians(cameras, fits)
 
     # ------------------------------------------------------------------ metrics

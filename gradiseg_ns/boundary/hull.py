@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.boundary.cleaning import REACH
+from gradiseg_ns.boundary.refinement import Patches, pixel_rays
 from gradiseg_ns.grouping.densification import rotation_matrices
 from gradiseg_ns.scene.rotations import quaternions
 
@@ -64,10 +65,11 @@ class Hulls:
         return torch.where(known, distance, -torch.inf)
 
     @torch.no_grad()
-    def hold(self, points: Tensor, classes: Tensor) -> Tensor:
-        """Points [M, 3] that lie in the hulls of their classes, int64 [M], or whose classes have none: bool [M]."""
+    def hold(self, points: Tensor, classes: Tensor, beyond: Tensor | float = 0.0) -> Tensor:
+        """Points [M, 3] that lie in the hulls of their classes, int64 [M], or not farther outside than ``beyond`` (one number or [M], world
+        units), or whose classes have none: bool [M]."""
         chunks = zip(points.split(_CHUNK), classes.split(_CHUNK), strict=True)
-        return torch.cat([self.beyond(*chunk) <= 0 for chunk in chunks])
+        return torch.cat([self.beyond(*chunk) for chunk in chunks]) <= beyond
 
 
 class SurfacePoints:
@@ -102,10 +104,8 @@ class SurfacePoints:
             rows = rows[:: -(-len(rows) // self._most)]
             row, column = at[0][rows], at[1][rows]
             z = depth[row, column]
-            x = (column + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
-            y = (row + 0.5 - camera.K[1, 2]) / camera.K[1, 1]
-            local = torch.stack([x, y, torch.ones_like(x)], dim=-1) * z[:, None]
-            self._points.setdefault(k, []).append((local - camera.viewmat[:3, 3]) @ camera.viewmat[:3, :3])
+            origin, direction = pixel_rays(camera, Patches(row, column))
+            self._points.setdefault(k, []).append(origin + z[:, None] * direction)
             self._footprints.setdefault(k, []).append(z / camera.K[0, 0])
 
     @property
@@ -160,18 +160,11 @@ def reaching_out(
         hulls: of the classes.
         reach: where a Gaussian ends, in standard deviations.
     """
-    widest = reach * gaussians.scales.amax(dim=1)
-    chunks = zip(gaussians.means.split(_CHUNK), classes.split(_CHUNK), strict=True)
-    near = torch.cat([hulls.beyond(*chunk) for chunk in chunks]) + widest > 0
-    rows = near.nonzero()[:, 0]
-    out = torch.zeros_like(near)
+    out = ~hulls.hold(gaussians.means, classes, -reach * gaussians.scales.amax(dim=1))
+    rows = out.nonzero()[:, 0]  # those that may
     if len(rows):
-        out[rows] = (
-            _most_beyond(gaussians.means[rows], covariances_of(gaussians, rows), classes[rows], hulls, reach)[
-                0
-            ]
-            > 0
-        )
+        covariances = covariances_of(gaussians, rows)
+        out[rows] = _most_beyond(gaussians.means[rows], covariances, classes[rows], hulls, reach)[0] > 0
     return out
 
 

@@ -110,7 +110,8 @@ class RefinedGaussians(NamedTuple):
     """[N] in 0..1."""
     gaussian_classes: Tensor
     """int64 [N], the class of their votes, negative if unseen."""
-    geometry: rendering.Gaussians
+    geometry: Callable[[], rendering.Gaussians]
+    """Gives their geometry, which only some losses need."""
 
 
 class BoundaryPhase:
@@ -220,7 +221,7 @@ class BoundaryPhase:
         if config.space > 0 and (self.space is not None or self.hulls is not None):
             own = gaussians()
             losses["boundary_space"] = config.space * space_loss(
-                own.geometry, own.gaussian_classes, self.space, self.hulls
+                own.geometry(), own.gaussian_classes, self.space, self.hulls
             )
         return losses
 

@@ -187,19 +187,19 @@ def sample_rays(
         stops.append(start[:, None] + (torch.arange(half, device=device) + place) * step)
         widths.append(step.expand(shape))
     distance, width = torch.cat(stops, dim=1), torch.cat(widths, dim=1)
-    origin, direction = _pixel_rays(camera, patches)
+    origin, direction = pixel_rays(camera, patches)
     points = origin + distance[..., None] * direction[:, None]
     return Rays(points.reshape(-1, 3), width * direction.norm(dim=-1)[:, None])
 
 
 def points_at_depth(camera: rendering.Camera, patches: Patches, depth: Tensor) -> Rays:
     """One sample per ray, at the rendered depth [H, W]."""
-    origin, direction = _pixel_rays(camera, patches)
+    origin, direction = pixel_rays(camera, patches)
     own = depth[patches.rows, patches.columns]
     return Rays(origin + own[:, None] * direction, torch.ones_like(own)[:, None])
 
 
-def _pixel_rays(camera: rendering.Camera, patches: Patches) -> tuple[Tensor, Tensor]:
+def pixel_rays(camera: rendering.Camera, patches: Patches) -> tuple[Tensor, Tensor]:
     """The camera's centre [3], and the ray directions [R, 3] through pixel centres, scaled to one unit of depth; world units."""
     x = (patches.columns + 0.5 - camera.K[0, 2]) / camera.K[0, 0]
     y = (patches.rows + 0.5 - camera.K[1, 2]) / camera.K[1, 1]

@@ -83,15 +83,20 @@ class Surroundings:
 
     Args:
         views: number of views to come.
+        config: which of them are asked for.
     """
 
-    def __init__(self, views: int) -> None:
+    def __init__(self, views: int, config: BoundaryConfig) -> None:
         self.surfaces = SurfacePoints(views)
+        self._config = config
         self._depths: list[tuple[rendering.Camera, Tensor]] = []
 
     def watch(self, camera: rendering.Camera, classes: Tensor, depth: Tensor, alpha: Tensor) -> None:
         """Add a view, see `Watch`."""
-        self.surfaces.add(camera, classes, depth, alpha)
+        if self._config.hull or self._config.space > 0:
+            self.surfaces.add(camera, classes, depth, alpha)
+        if self._config.space <= 0:
+            return
         step = max(1, max(depth.shape) // _COARSE)
         seen = torch.where(alpha > SOLID, depth, torch.inf)[step // 2 :: step, step // 2 :: step]
         K = camera.K.clone()
@@ -100,8 +105,8 @@ class Surroundings:
 
     def tell(self, phase: BoundaryPhase, classes: int) -> None:
         """Give the phase what its options ask for, of ``classes`` classes."""
-        phase.hulls = self.surfaces.hulls(classes) if phase.config.hull else None
-        phase.space = see_space(self.surfaces.points, self._depths) if phase.config.space > 0 else None
+        phase.hulls = self.surfaces.hulls(classes) if self._config.hull else None
+        phase.space = see_space(self.surfaces.points, self._depths) if self._config.space > 0 else None
 
 
 @torch.no_grad()
@@ -159,7 +164,7 @@ def refresh(
     state["vote_class"] = found.classes
     phase.agree(found, device)
     if change:
-        around = Surroundings(view_count)
+        around = Surroundings(view_count, config)
         sharpen(params, optimizers, state, overshooting_ends(gaussians, found, views, around.watch), config)
         around.tell(phase, classes)
         if phase.hulls is not None:

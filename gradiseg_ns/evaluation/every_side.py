@@ -12,7 +12,7 @@ Poses are camera-to-world in the coordinates of the scene's transforms.json, Ope
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -103,21 +103,18 @@ def read_every_side(folder: Path) -> list[SideView]:
     return views
 
 
-def score_every_side(
-    views: Sequence[SideView], cut_out: Callable[[SideView], NDArray[np.bool_]]
-) -> list[SideScore]:
+def score_every_side(views: Sequence[SideView], cut_outs: Sequence[NDArray[np.bool_]]) -> list[SideScore]:
     """Compare cut-outs with the truth.
 
     Args:
         views: of one or more objects.
-        cut_out: gives the solid pixels of a view's object alone, bool [H, W].
+        cut_outs: the solid pixels of each view's object alone, bool [H, W].
 
     Returns:
         for each object a score of all its views, and one for each side that it has views from.
     """
     rows: dict[tuple[int, str], list[tuple[float, float]]] = {}
-    for view in views:
-        found = cut_out(view)
+    for view, found in zip(views, cut_outs, strict=True):
         score = (mask_iou(found, view.mask) or 0.0, boundary_iou(found, view.mask) or 0.0)
         for side in ("all", view.side):
             rows.setdefault((view.object_id, side), []).append(score)

@@ -23,10 +23,8 @@ def rotation_matrix(wxyz: Sequence[float]) -> NDArray[np.float64]:
 
 def quaternion(rotation: NDArray) -> tuple[float, float, float, float]:
     """w x y z of a rotation matrix [3, 3]."""
-    from scipy.spatial.transform import Rotation
-
-    x, y, z, w = Rotation.from_matrix(rotation).as_quat()
-    return float(w), float(x), float(y), float(z)
+    w, x, y, z = quaternions(torch.from_numpy(np.asarray(rotation, np.float64))[None])[0].tolist()
+    return w, x, y, z
 
 
 def quaternions(rotations: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from gradiseg_ns import rendering
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.votes.accumulate import accumulate
-from gradiseg_ns.votes.labels import majority
 
 VIEWS = 64
 """Number of views that are enough, evenly spread."""
@@ -58,10 +57,10 @@ def rendered_classes(
 
     votes = accumulate(gaussians, views(), count)
     own = classify(identity)
-    found = torch.where((votes.total() > _SEEN) & (own >= 0), majority(votes).classes, own)
+    classes, weights = votes.top(2)
+    found = torch.where((votes.total() > _SEEN) & (own >= 0), classes[:, 0], own)
     if fits is None:
         return found
-    classes, weights = votes.top(2)
     second = torch.where((weights[:, 1] > _SEEN) & fits(classes[:, 1]), classes[:, 1], IGNORE)
     return torch.where(fits(found), found, second)
 

@@ -72,7 +72,7 @@ def a_view(height: int = 12, width: int = 16) -> RefinedView:
 def some_gaussians() -> RefinedGaussians:
     return RefinedGaussians(
         torch.rand(5, 3), torch.rand(5, 4), torch.rand(5), torch.zeros(5, dtype=torch.int64),
-        Gaussians(torch.rand(5, 3), torch.rand(5, 4), torch.rand(5, 3), torch.rand(5)),
+        lambda: Gaussians(torch.rand(5, 3), torch.rand(5, 4), torch.rand(5, 3), torch.rand(5)),
     )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_scores_by_object_and_side(tmp_path: Path) -> None:
             found[:, :20] = False  # half of it
         return found if view.object_id == 3 else np.zeros_like(found)
 
-    scores = score_every_side(views, cut_out)
+    scores = score_every_side(views, [cut_out(view) for view in views])
     by = {(s.object_id, s.side): s for s in scores}
     assert by[3, "above"].iou == 100 and by[3, "above"].biou == 100
     assert by[3, "below"].iou == pytest.approx(50) and by[3, "below"].biou < 60
