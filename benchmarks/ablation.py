@@ -4,7 +4,7 @@ The command trains, evaluates and prints a table.
 
     python benchmarks/ablation.py --data SCENE --masks-dir noisy_mask --eval-masks-dir object_mask --seeds 0 1
 
-    python benchmarks/ablation.py --data SCENE --rows boundary-off boundary boundary-no-field --fork-at 0.666
+    python benchmarks/ablation.py --data SCENE --rows boundary-off boundary boundary-no-snap --fork-at 0.667
 
 Figures are of the held-out views. ``--jobs 2`` trains two rows at once with half of the threads each; this uses two cores better
 than one training does. Results are appended to ``--output`` as JSON lines as they come.

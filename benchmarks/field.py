@@ -19,7 +19,7 @@ from seeds import thinned
 
 HALF = "pipeline.datamanager.camera_res_scale_factor=0.5"
 NO_DENSIFICATION = ("pipeline.model.densify_grad_thresh=1000.0", "pipeline.model.igd=false")
-ROWS = ("boundary-no-field", "boundary")
+ROWS = ("boundary", "boundary-field")
 
 
 @dataclass

@@ -194,7 +194,8 @@ class GradisegModel(DrawnModel):
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
         self.boundary_phase = None
         if config.boundary_refiner and self._identity_on:
-            self.boundary_phase = BoundaryPhase(config.boundary, config.identity_dim)
+            steps = (self.schedule.refine_boundary_from, self.schedule.length)
+            self.boundary_phase = BoundaryPhase(config.boundary, config.identity_dim, steps)
 
     def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
         groups = super().get_gaussian_param_groups()
@@ -206,7 +207,7 @@ class GradisegModel(DrawnModel):
         groups = super().get_param_groups()
         if self.config.identity and len(self.objects.ids) > 0:
             groups["classifier"] = list(self.classifier.parameters())
-        if self.boundary_phase is not None:
+        if self.boundary_phase is not None and self.config.boundary.field:
             groups["boundary_field"] = self.boundary_phase.parameters(self.device)
         return groups
 
@@ -337,9 +338,10 @@ class GradisegModel(DrawnModel):
         outputs = Outputs(rgb=rgb, depth=depth, accumulation=alpha, background=background)
         outputs.identity_map = identity_map
         boundary = blend.get("boundary")
-        if refining and boundary is not None and depth is not None and identity_map is not None:
+        if refining and depth is not None and identity_map is not None:
+            seen = None if boundary is None else boundary.detach()[..., 0]
             outputs.boundary_view = RefinedView(
-                view, boundary.detach()[..., 0], rgb, alpha[..., 0], depth[..., 0], identity_map, background
+                view, seen, rgb, alpha[..., 0], depth[..., 0], identity_map, background
             )
             if signs is not None:
                 outputs.foreign = Foreign(blend["foreign"][..., 0], signs)
@@ -356,15 +358,19 @@ class GradisegModel(DrawnModel):
         return (
             self.training
             and self.boundary_phase is not None
-            and self.boundary_phase.points is not None
+            and self.boundary_phase.found
             and self.step >= self.schedule.refine_boundary_from
         )
 
     def _ambiguity_feature(self, refining: bool, rows: Tensor | None) -> Tensor | None:
-        """What shows the boundary (:func:`ambiguity_feature`): while refining, membership of the boundary set; else the ambiguity.
-        None if it is not known or not needed."""
+        """What shows the boundary (:func:`ambiguity_feature`): while the field is trained, membership of the boundary set; else the
+        ambiguity. None if it is not known or not needed."""
         impurity = self.strategy_state.get("impurity")
-        if impurity is None or len(impurity) != self.num_points or (self.training and not refining):
+        if impurity is None or len(impurity) != self.num_points:
+            return None
+        if self.training and not (
+            refining and self.boundary_phase and self.boundary_phase.points is not None
+        ):
             return None
         return ambiguity_feature(impurity, rows, above=self.config.boundary.tau if refining else None)
 
@@ -440,15 +446,17 @@ class GradisegModel(DrawnModel):
         params = dict(self.gauss_params.items())
         background = self._get_background_color()
 
+        def photo(index: int) -> Tensor:
+            return self.composite_with_background(self.get_gt_img(photos(index)), background)
+
         def render_error(index: int, camera: rendering.Camera, projection: rendering.Projection) -> Tensor:
             colors = self._colors(params, camera, projection.radii[0] > 0)
             (rgb,), alpha = rendering.rasterize(projection, [colors])
-            photo = self.composite_with_background(self.get_gt_img(photos(index)), background)
-            return ((rgb + (1 - alpha) * background).clamp(0, 1) - photo).abs().mean(dim=-1)
+            return ((rgb + (1 - alpha) * background).clamp(0, 1) - photo(index)).abs().mean(dim=-1)
 
         return rounds.refresh(
             self.boundary_phase, self._gaussians(), lambda: self._class_maps(views), len(views), len(self.objects.ids),
-            self.gauss_params, self.optimizers, self.strategy_state, render_error=render_error, change=change,
+            self.gauss_params, self.optimizers, self.strategy_state, render_error=render_error, photos=photo, change=change,
         )  # fmt: skip
 
     def neighbor_loss(self) -> Tensor:
@@ -479,8 +487,7 @@ class GradisegModel(DrawnModel):
         phase = self.boundary_phase
         if phase is None or step < self.schedule.refine_boundary_from:
             return
-        if optimizers.config["means"]["scheduler"] is not None:
-            phase.hasten(optimizers.optimizers["means"])
+        phase.set_rates(optimizers, self.gauss_params, step)
 
     def step_post_backward(self, step: int) -> None:
         probe = self.__dict__.pop("_probe", None)

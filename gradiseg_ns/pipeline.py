@@ -264,13 +264,7 @@ class GradisegPipeline(VanillaPipeline):
         found = model.refresh_boundary(
             list(self._training_views()), lambda index: cached[index]["image"], change=due
         )
-        say(
-            f"{len(phase.points or ())} of {model.num_points} Gaussians; "
-            f"{found.overruled:.1%} of the labelled pixels overruled; edges "
-            + ("are" if phase.sharp else "are not")
-            + f" focused on (the maps' lie {found.displacement:.2f} times the bound from what the views agree on)",
-            title="Boundaries",
-        )
+        say(phase.told(found, model.num_points), title="Boundaries")
         model.train()
 
     def _splat(self) -> Splat:

@@ -31,6 +31,7 @@ from .scenes import write_scene
 pytestmark = pytest.mark.slow
 
 STEPS = 300
+FIELD = {"pipeline.model.boundary.field": True}
 OUTPUT_KEYS = {"rgb", "depth", "accumulation", "background", "segmentation", "identity", "boundary"}
 
 
@@ -42,7 +43,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trainer(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> GradisegTrainer:
     config = runs.make_config(
-        "gradiseg-lite", scene, tmp_path_factory.mktemp("out"), steps=STEPS, device="cpu"
+        "gradiseg-lite", scene, tmp_path_factory.mktemp("out"), steps=STEPS, device="cpu", options=FIELD
     )
     return runs.train(config)[0]
 
@@ -159,6 +160,7 @@ def resumed(
         steps=steps,
         device="cpu",
         options={
+            **FIELD,
             "load_dir": trainer.checkpoint_dir,
             "load_step": STEPS - 1,
             "pipeline.model.prune_min_views": 0,
@@ -269,9 +271,13 @@ def test_without_identities_it_is_splatfacto(tmp_path: Path) -> None:
             "pipeline.model.la_knn_direction": "total",
         },
         {"pipeline.model.rasterize_mode": "antialiased", "pipeline.model.sh_degree": 0},
-        {"pipeline.model.boundary.volume_rendering": False, "pipeline.model.boundary.measure": "variance"},
-        {"pipeline.model.boundary.rbf": False, "pipeline.model.boundary.overshoot": "draw_in"},
-        {"pipeline.model.boundary.hash": False, "pipeline.model.boundary.field": False},
+        {
+            **FIELD,
+            "pipeline.model.boundary.volume_rendering": False,
+            "pipeline.model.boundary.measure": "variance",
+        },
+        {**FIELD, "pipeline.model.boundary.rbf": False, "pipeline.model.boundary.overshoot": "draw_in"},
+        {**FIELD, "pipeline.model.boundary.hash": False, "pipeline.model.boundary.pull_after": 0.5},
         {"pipeline.model.background_color": "black", "pipeline.model.output_depth_during_training": True},
     ],
     ids=["geometry", "literal", "absolute", "paper", "antialiased", "at-depth", "no-rbf", "no-hash", "black"],
@@ -350,7 +356,7 @@ def test_evaluation_needs_no_field(trainer: GradisegTrainer, tmp_path: Path) -> 
 @pytest.mark.gpu
 def test_what_cuda_refined_a_cpu_evaluates_to_the_same(scene: Path, tmp_path: Path) -> None:
     """With tinycudann where it is installed; the process that evaluates sees neither it nor a GPU."""
-    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=150, device="cuda")
+    config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=150, device="cuda", options=FIELD)
     trainer = runs.train(config)[0]
     assert model_of(trainer).boundary_phase is not None
     expected = runs.evaluate(trainer)
@@ -384,7 +390,7 @@ def test_a_field_of_another_kind_does_not_keep_a_run_from_resuming(
     state["optimizers"]["boundary_field"] = {"state": {0: {"exp_avg": torch.zeros(7)}}, "param_groups": []}
     (tmp_path / "models").mkdir()
     torch.save(state, tmp_path / "models" / checkpoint(trainer).name)
-    options = {"load_dir": tmp_path / "models", "pipeline.model.prune_min_views": 0}
+    options = {**FIELD, "load_dir": tmp_path / "models", "pipeline.model.prune_min_views": 0}
     config = runs.make_config("gradiseg-lite", scene, tmp_path, steps=2, device="cpu", options=options)
     assert runs.train(config)[0].step == STEPS + 1
 
@@ -554,7 +560,9 @@ def test_the_same_run_again_is_the_same_file(scene: Path, tmp_path: Path) -> Non
     steps = 48
 
     def config(name: str) -> GradisegTrainerConfig:
-        return runs.make_config("gradiseg-lite", scene, tmp_path / name, steps=steps, device="cpu")
+        return runs.make_config(
+            "gradiseg-lite", scene, tmp_path / name, steps=steps, device="cpu", options=FIELD
+        )
 
     first, second = (runs.train(config(name))[0] for name in ("first", "second"))
     assert model_of(first).boundary_phase is not None and model_of(first).boundary_phase.field is not None
@@ -563,7 +571,7 @@ def test_the_same_run_again_is_the_same_file(scene: Path, tmp_path: Path) -> Non
     script = (
         "import sys, torch; from pathlib import Path; from gradiseg_ns import runs;"
         "torch.set_num_threads(int(sys.argv[3]));"
-        f"runs.train(runs.make_config('gradiseg-lite', Path(sys.argv[1]), Path(sys.argv[2]), steps={steps}, device='cpu'))"
+        f"runs.train(runs.make_config('gradiseg-lite', Path(sys.argv[1]), Path(sys.argv[2]), steps={steps}, device='cpu', options={FIELD}))"
     )
     arguments = [str(scene), str(tmp_path / "third"), str(torch.get_num_threads())]
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, timeout=300)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from gradiseg_ns.boundary.hull import Hulls
 from gradiseg_ns.boundary.refinement import BoundaryRefiner, RefinerWeights, focus_losses
 from gradiseg_ns.grouping.identity import IdentityClassifier
 
+if TYPE_CHECKING:
+    from nerfstudio.engine.optimizers import Optimizers
+
 
 @dataclass
 class BoundaryConfig:
@@ -32,18 +35,22 @@ class BoundaryConfig:
     """How ambiguity is measured: `impurity` of a Gaussian's votes, or the paper's mask `variance` over views."""
     agree: bool = True
     """Overrule a mask that contradicts the votes of all views: its pixels get the labels that the views agree on. False uses every map as it is."""
+    snap: bool = True
+    """If the edges of the maps do not agree with each other, move them to where all views and the photo put them. Needs `agree`."""
     overshoot: Literal["split", "draw_in", "off"] = "split"
     """Treatment of a Gaussian that reaches out of its object in most views: `split` splits it along that axis, `draw_in` shortens it, `off` leaves it."""
     edges: Literal["auto", "sharp", "rough"] = "auto"
     """Whether losses are added at the edges of the id maps: `sharp` always, `rough` never, `auto` if the edges match those that the views agree on. Choose `sharp` if the maps are exact and the splat is coarse."""
     focus: float = 1.0
     """Weight of L_2d over the pixels near edges of the id map, in addition to L_2d over all pixels. 0 switches focus off."""
-    focus_photo: float = 1.0
+    focus_photo: float = 0.3
     """Weight of the photo's L1 over the same pixels, in addition to that over all pixels. Without focus it has no effect."""
     split: float = 0.25
     """Largest share of all Gaussians that may be split in two when boundary Gaussians are found. The most ambiguous ones are split first."""
     position_rate: float = 5.0
     """Factor on the learning rate of the positions while boundaries are refined."""
+    settle: float = 0.1
+    """While boundaries are refined, the learning rates of colours, shapes and opacities, which have no schedule, fall to this share. 1 keeps them."""
     hull: bool = True
     """Draw Gaussians in that reach out of the hull of what the views see of their object, such as into the table under it. They would show in a cut-out."""
     foreign: float = 1.0
@@ -56,10 +63,12 @@ class BoundaryConfig:
     """Number of boundary pixels that are rendered from the field in a step, in patches of 7x7."""
     samples: Suppress[int] = 8
     """Number of samples on a ray."""
-    field: bool = True
-    """Train the continuous field too. False leaves agreement, splits and focus."""
+    field: bool = False
+    """Train NG-GS's continuous field too. In no setting that was measured did it pay (docs/boundaries.md)."""
     every: Suppress[int] = 4
     """The field takes part in one step out of this number."""
+    pull_after: Suppress[float] = 0.0
+    """For this share of the refined steps the field only learns; then its losses move the splat too."""
     neighbors: Suppress[int] = 8
     """K: number of boundary Gaussians from which a sample is interpolated."""
     rbf: Suppress[bool] = True
@@ -76,8 +85,8 @@ class RefinedView(NamedTuple):
     """What the splat shows of a training view while boundaries are refined."""
 
     camera: rendering.Camera
-    seen: Tensor
-    """[H, W] blending weight of the boundary Gaussians, without a graph."""
+    seen: Tensor | None
+    """[H, W] blending weight of the boundary Gaussians, without a graph; None without the field."""
     rgb: Tensor
     """[H, W, 3]"""
     alpha: Tensor
@@ -117,20 +126,28 @@ class RefinedGaussians(NamedTuple):
 class BoundaryPhase:
     """The state that exists while boundaries are refined. It is no part of a checkpoint's parameters.
 
+    Args:
+        config: the options.
+        identity_dim: D of the encodings.
+        steps: of the run, the first in which boundaries are refined and the one after the last.
+
     Attributes:
-        points: the current boundary Gaussians; None before they were found, or if there are fewer than two.
+        points: the current boundary Gaussians, for the field; None without it, before they were found, or if there are fewer than two.
         sharp: whether losses are added at the maps' edges.
         found: whether boundary Gaussians were looked for in this process.
+        boundary_count: how many there are.
         hulls: of the objects, by what views saw of their surfaces when boundaries were last found; None before, or if not asked for.
         space: where things are and where nothing is, by the same views; None before, or if not asked for.
-        agreed: maps of classes int32 [H, W] by index of the training view, for the views in which the votes overruled a mask.
+        agreed: maps of classes int16 [H, W] by index of the training view, on the CPU, for the views in which they differ from the id maps.
     """
 
-    def __init__(self, config: BoundaryConfig, identity_dim: int) -> None:
+    def __init__(self, config: BoundaryConfig, identity_dim: int, steps: tuple[int, int] = (0, 0)) -> None:
         self.config, self.identity_dim = config, identity_dim
+        self._steps = steps
+        self._pull_from = steps[0] + round(config.pull_after * (steps[1] - steps[0]))
         self.field: BoundaryField | None = None
         self.refiner: BoundaryRefiner | None = None
-        self.found = False
+        self.found, self.boundary_count = False, 0
         self.sharp = False
         self.agreed: dict[int, Tensor] = {}
         self.hulls: Hulls | None = None
@@ -158,15 +175,24 @@ class BoundaryPhase:
             )
         return list(self.field.parameters())
 
-    def agree(self, found: Consensus, device: torch.device | str) -> None:
+    def agree(self, found: Consensus) -> None:
         """Take over the maps that the views agree on, and decide whether their edges are sharp."""
         edges = self.config.edges
         self.sharp = found.sharp if edges == "auto" else edges == "sharp"
-        self.agreed = {index: classes.to(device) for index, classes in found.maps.items()}
+        self.agreed = found.maps
+
+    def told(self, found: Consensus, gaussians: int) -> str:
+        """What was found among so many Gaussians, in a line for the user."""
+        moved = ", and were moved to the photos'" if found.snapped else ""
+        return (
+            f"{self.boundary_count} of {gaussians} Gaussians; {found.overruled:.1%} of the labelled pixels overruled; edges "
+            f"{'are' if self.sharp else 'are not'} focused on (the maps' lie {found.displacement:.2f} times the bound from what the "
+            f"views agree on{moved})"
+        )
 
     def update(self, means: Tensor, ambiguity: Tensor) -> None:
-        """Choose the boundary Gaussians anew, from the centres [N, 3] and ambiguities [N] of all Gaussians."""
-        self.found = True
+        """Choose the field's boundary Gaussians anew, from the centres [N, 3] and ambiguities [N] of all Gaussians."""
+        self.found, self.boundary_count = True, int((ambiguity > self.config.tau).sum())
         if self.refiner is None or self.field is None:
             return
         points = BoundaryPoints.create(means, ambiguity > self.config.tau, self.config.neighbors)
@@ -201,19 +227,21 @@ class BoundaryPhase:
         config = self.config
         if mask is not None:
             photo = torch.where(mask[..., None], photo, view.rgb.detach())
-            view = view._replace(seen=torch.where(mask, view.seen, 0.0))
+            if view.seen is not None:
+                view = view._replace(seen=torch.where(mask, view.seen, 0.0))
         losses: dict[str, Tensor] = {}
         if self.sharp:
             weights = (config.focus, config.focus_photo)
             losses.update(focus_losses(view.identity, view.rgb, photo, classes, classifier, weights))
-        if self.refiner is not None and config.field and step % config.every == 0:
+        if self.refiner is not None and view.seen is not None and step % config.every == 0:
             taken = gaussians()._asdict()
             del taken["geometry"]
             losses.update(
                 self.refiner.losses(
-                    **view._asdict(), photo=photo, classes=classes, classifier=classifier, **taken
+                    **view._asdict(), photo=photo, classes=classes, classifier=classifier, **taken,
+                    pull=step >= self._pull_from,
                 )
-            )
+            )  # fmt: skip
         if foreign is not None:
             losses["boundary_foreign"] = config.foreign * foreign_loss(
                 foreign.blended, view.alpha, classes, foreign.signs
@@ -225,10 +253,21 @@ class BoundaryPhase:
             )
         return losses
 
-    def hasten(self, optimizer: torch.optim.Optimizer) -> None:
-        """Positions learn faster than their schedule says, which sets the rate anew after every step."""
-        for group in optimizer.param_groups:
-            group["lr"] *= self.config.position_rate
+    def set_rates(self, optimizers: Optimizers, names: Iterable[str], step: int) -> None:
+        """Learning rates of a step, of the Gaussians' parameters of these names. Positions learn faster than their schedule says,
+        which sets the rate anew after every step. Rates without a schedule fall exponentially to `BoundaryConfig.settle`."""
+        share = self.config.settle ** max(
+            0.0, (step - self._steps[0]) / max(1, self._steps[1] - self._steps[0])
+        )
+        for name in names:
+            known, optimizer = optimizers.config.get(name), optimizers.optimizers.get(name)
+            if known is None or optimizer is None:
+                continue
+            for group in optimizer.param_groups:
+                if known["scheduler"] is None:
+                    group["lr"] = known["optimizer"].lr * share
+                elif name == "means":
+                    group["lr"] *= self.config.position_rate
 
 
 def ambiguity_feature(ambiguity: Tensor, rows: Tensor | None = None, *, above: float | None = None) -> Tensor:

@@ -269,6 +269,7 @@ class BoundaryRefiner:
         identities: Tensor,
         opacities: Tensor,
         gaussian_classes: Tensor,
+        pull: bool = True,
     ) -> dict[str, Tensor]:
         """The losses of a step, weighted; empty if the view shows no boundary.
 
@@ -282,13 +283,14 @@ class BoundaryRefiner:
             classifier: D channels to K logits.
             colors, identities, opacities: [N, 3], [N, D], [N] of all Gaussians, activated.
             gaussian_classes: int64 [N], the class of their votes, negative if unseen.
+            pull: the losses move the splat too; False trains the field alone.
         """
         points = self.points
         patches = draw_patches(seen > SEEN, self.patches) if points is not None else None
         if points is None or patches is None:
             return {}
         weights, at = self.weights, patches.rows * seen.shape[1] + patches.columns
-        share = weights.splat * len(patches.rows) / classes.numel()
+        share = weights.splat * len(patches.rows) / classes.numel() if pull else 0.0
         colors, identities, opacities = (
             shared(taken(value, points.indices), share) for value in (colors, identities, opacities)
         )

@@ -142,6 +142,7 @@ def refresh(
     state: dict[str, Any],
     *,
     render_error: Callable[[int, rendering.Camera, rendering.Projection], Tensor],
+    photos: Callable[[int], Tensor],
     change: bool = True,
 ) -> Consensus:
     """Find the boundary Gaussians anew, and where the views agree on another class than a map has. The phase keeps both.
@@ -154,15 +155,22 @@ def refresh(
         classes: K.
         params, optimizers: as :func:`sharpen`.
         state: the strategy's; gets ``impurity`` [N], as it is measured, and ``vote_class`` int64 [N].
-        render_error: as :func:`find_consensus`.
+        render_error, photos: as :func:`find_consensus`.
         change: split boundary Gaussians, split or draw in what sticks out, and draw in what reaches out of the hulls; False only
             looks.
     """
-    config, device = phase.config, params["means"].device
-    found = find_consensus(gaussians, views, classes, agree=config.agree, render_error=render_error)
+    config = phase.config
+    found = find_consensus(
+        gaussians,
+        views,
+        classes,
+        agree=config.agree,
+        render_error=render_error,
+        photos=photos if config.snap else None,
+    )
     state["impurity"] = found.ambiguity.measured(config.measure)
     state["vote_class"] = found.classes
-    phase.agree(found, device)
+    phase.agree(found)
     if change:
         around = Surroundings(view_count, config)
         sharpen(params, optimizers, state, overshooting_ends(gaussians, found, views, around.watch), config)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,8 +99,18 @@ def test_steps_between_have_no_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 2, "only when they are needed"
     assert found[0]["photo"] is photo and found[0]["classes"] is classes and found[0]["seen"] is view.seen
     assert found[3]["gaussian_classes"] is asked[1].gaussian_classes and found[0]["camera"] is view.camera
-    phase.config.field = False
+    view = view._replace(seen=None)  # as the model gives it without a field
     assert losses(0) == {}
+
+
+def test_the_field_may_learn_before_it_pulls(monkeypatch: pytest.MonkeyPatch) -> None:
+    phase = BoundaryPhase(BoundaryConfig(every=1, pull_after=0.25), 4, (100, 140))
+    phase.parameters("cpu")
+    monkeypatch.setattr(phase.refiner, "losses", lambda **given: given)
+    arguments = (a_view(), torch.rand(12, 16, 3), torch.zeros(12, 16, dtype=torch.int64), None)
+    classifier = IdentityClassifier(2, 4).to(here())
+    pulls = [phase.losses(k, *arguments, classifier, some_gaussians)["pull"] for k in (100, 109, 110, 139)]
+    assert pulls == [False, False, True, True]
 
 
 def test_under_a_mask_the_photo_is_what_the_splat_shows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +121,7 @@ def test_under_a_mask_the_photo_is_what_the_splat_shows(monkeypatch: pytest.Monk
     mask = torch.ones(12, 16, dtype=torch.bool)
     mask[:, :5] = False
     classifier = IdentityClassifier(2, 4).to(here())
+    assert view.seen is not None
     found: dict = phase.losses(0, view, photo, classes, mask, classifier, some_gaussians)
     assert torch.equal(found["photo"][:, :5], view.rgb[:, :5]) and bool((found["photo"][:, 5:] == 2).all())
     assert not found["seen"][:, :5].any() and torch.equal(found["seen"][:, 5:], view.seen[:, 5:])
@@ -140,17 +153,48 @@ def test_sharp_maps_count_twice_at_their_edges() -> None:
 @pytest.mark.parametrize(("edges", "sharp"), [("auto", True), ("sharp", True), ("rough", False)])
 def test_it_keeps_the_maps_that_the_views_agree_on(edges: str, sharp: bool) -> None:
     phase = BoundaryPhase(BoundaryConfig(edges=edges), 4)  # type: ignore[arg-type]
-    maps = {3: torch.tensor([[0, -1]], dtype=torch.int32, device="cpu")}
-    phase.agree(Consensus(None, None, maps, 0.5, 0.9), here())  # type: ignore[arg-type]
-    assert phase.sharp is sharp and list(phase.agreed) == [3]
-    assert phase.agreed[3].tolist() == [[0, -1]] and phase.agreed[3].device == here()
+    maps = {3: torch.tensor([[0, -1]], dtype=torch.int16, device="cpu")}
+    found = Consensus(None, None, maps, 0.5, 0.9)  # type: ignore[arg-type]
+    phase.agree(found)
+    assert phase.sharp is sharp and phase.agreed is maps
+    assert ("edges are focused" in phase.told(found, 9)) is sharp and "50.0%" in phase.told(found, 9)
 
 
-def test_positions_learn_faster_until_the_schedule_says_anew() -> None:
-    phase = BoundaryPhase(BoundaryConfig(position_rate=5.0), 4)
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))], lr=0.01)
-    phase.hasten(optimizer)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+def test_edges_that_were_snapped_are_sharp() -> None:
+    phase = BoundaryPhase(BoundaryConfig(), 4)
+    found = Consensus(None, None, {}, 0.5, 2.0, snapped=True)  # type: ignore[arg-type]
+    phase.agree(found)
+    assert phase.sharp and "moved to the photos'" in phase.told(found, 9)
+    phase.agree(replace(found, snapped=False))
+    assert not phase.sharp
+
+
+def test_positions_learn_faster_and_what_has_no_schedule_settles() -> None:
+    phase = BoundaryPhase(BoundaryConfig(position_rate=5.0, settle=0.01), 4, (100, 200))
+    names = ("means", "scales", "identity")
+    adam = SimpleNamespace(lr=0.02)
+    config = {"means": adam, "scales": adam, "identity": adam, "boundary_field": adam}
+    optimizers = SimpleNamespace(
+        config={
+            n: {"optimizer": o, "scheduler": None if n == "scales" else object()} for n, o in config.items()
+        },
+        optimizers={n: torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))], lr=0.01) for n in config},
+    )
+
+    def rates(step: int) -> dict[str, float]:
+        optimizers.optimizers["means"].param_groups[0]["lr"] = (
+            0.01  # as the scheduler sets it after every step
+        )
+        phase.set_rates(optimizers, names, step)  # type: ignore[arg-type]
+        return {n: o.param_groups[0]["lr"] for n, o in optimizers.optimizers.items()}
+
+    expected = {"means": 0.05, "identity": 0.01, "boundary_field": 0.01}
+    for step, share in ((100, 1.0), (150, 0.1), (200, 0.01), (150, 0.1)):
+        assert rates(step) == pytest.approx({**expected, "scales": 0.02 * share}), step
+    phase.config.settle = 1.0
+    assert rates(200) == pytest.approx({**expected, "scales": 0.02})
+    del optimizers.config["scales"], optimizers.optimizers["scales"]
+    assert set(rates(150)) == {"means", "identity", "boundary_field"}, "frozen by the user"
 
 
 def test_what_is_swapped_in_has_no_ambiguity() -> None:

@@ -267,13 +267,16 @@ class Scene:
         self.photo = torch.rand(self.view.height, self.view.width, 3)
         self.background = torch.zeros(3)
 
-    def losses(self, refiner: BoundaryRefiner, *, seen: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(
+        self, refiner: BoundaryRefiner, *, seen: Tensor | None = None, pull: bool = True
+    ) -> dict[str, Tensor]:
         projection = rendering.project(self.gaussians, self.view)
         member = torch.zeros(len(self.rgb), 1)
         member[self.points.indices] = 1
         depths = projection.depths[0][:, None]
         maps, alpha = rendering.rasterize(projection, [self.rgb, depths, self.identity, member])
         return refiner.losses(
+            pull=pull,
             camera=self.view,
             seen=maps[3][..., 0].detach() if seen is None else seen,
             rgb=maps[0],
@@ -318,6 +321,14 @@ def test_losses_reach_field_and_splat(scene: Scene, render: bool) -> None:
         assert bool(parameter.grad.any()), name
     for leaf in (scene.rgb, scene.identity, scene.opacity, scene.classifier.weight):
         assert leaf.grad is not None and bool(leaf.grad.isfinite().all()) and bool(leaf.grad.any())
+
+
+def test_a_field_that_only_learns_moves_no_splat(scene: Scene) -> None:
+    refiner = _refiner(scene)
+    torch.stack(list(scene.losses(refiner, pull=False).values())).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in refiner.field.parameters())
+    for leaf in (scene.rgb, scene.identity, scene.opacity, scene.classifier.weight):
+        assert leaf.grad is None or not bool(leaf.grad.any())
 
 
 def test_each_loss_reaches_what_it_should(scene: Scene) -> None:

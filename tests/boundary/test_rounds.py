@@ -18,6 +18,10 @@ from .scenes import LEFT, board, camera, positions, wall
 pytestmark = pytest.mark.usefixtures("device")
 
 
+def blank(index: int) -> torch.Tensor:
+    return torch.full((48, 64, 3), 0.5)
+
+
 def parameters(count: int) -> tuple[torch.nn.ParameterDict, dict[str, torch.optim.Optimizer], dict[str, Any]]:
     values = {
         "means": torch.arange(3.0 * count).reshape(count, 3),
@@ -111,7 +115,7 @@ def test_a_round_fills_the_phase_and_the_strategy(change: bool) -> None:
 
     asked: list[int] = []
     found = refresh(
-        phase, gaussians, lambda: iter(views), len(views), 3, params, optimizers, state, render_error=differs(asked, 0.0), change=change,
+        phase, gaussians, lambda: iter(views), len(views), 3, params, optimizers, state, render_error=differs(asked, 0.0), photos=blank, change=change,
     )  # fmt: skip
     assert set(asked) == {0, 1, 2, 3, 4} and phase.found
     assert 2 in phase.agreed and found.overruled > 0
@@ -121,7 +125,7 @@ def test_a_round_fills_the_phase_and_the_strategy(change: bool) -> None:
     assert len(params["means"]) == len(state["impurity"]) == len(state["vote_class"]) == count
     assert {0, 1, 2} <= set(state["vote_class"].unique().tolist())
     refresh(
-        phase, gaussians, lambda: iter(views), len(views), 3, params, optimizers, {}, render_error=differs([], 1.0), change=False,
+        phase, gaussians, lambda: iter(views), len(views), 3, params, optimizers, {}, render_error=differs([], 1.0), photos=blank, change=False,
     )  # fmt: skip
     assert phase.agreed == {}, "the splat is wrong everywhere: nothing is overruled"
 
@@ -143,7 +147,7 @@ def test_a_round_draws_into_the_hulls_and_keeps_them() -> None:
         optimizers = {name: torch.optim.Adam([p]) for name, p in changed.items()}
         refresh(
             phase, gaussians, lambda: iter(views), len(views), 3, changed, optimizers, {},
-            render_error=lambda *_: torch.zeros(48, 64),
+            render_error=lambda *_: torch.zeros(48, 64), photos=blank,
         )  # fmt: skip
         return changed, phase
 
