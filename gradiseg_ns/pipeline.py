@@ -144,9 +144,19 @@ class GradisegPipeline(VanillaPipeline):
         say(f"{len(self.model.editing.edits.steps)} edits of {path}")
 
     def _use_classes(self) -> None:
-        """While training, the training maps hold classes of the model's objects: called whenever these have changed."""
+        """While training, the training maps hold classes of the model's objects, which know what they are parts of: called whenever the
+        objects have changed."""
         if self.test_mode == "val" and self.model.config.identity:
+            self.model.objects = self.model.objects.with_parents(self._parents())
             self.datamanager.use_classes(self.model.objects)
+
+    def _parents(self) -> dict[int, int]:
+        """Parents by object id, where the training maps are those of parts."""
+        from gradiseg_ns.data.id_maps import data_folder
+        from gradiseg_ns.sources.association import parents_in
+
+        config = self.datamanager.config
+        return parents_in(data_folder(config.dataparser.data) / config.masks_dir)
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

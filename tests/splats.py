@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,24 @@ def write_plain_run(scene: Path, folder: Path) -> Path:
     checkpoint = {"step": STEPS - 1, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}}
     torch.save(checkpoint, run / config.relative_model_dir / f"step-{STEPS - 1:09d}.ckpt")
     return run
+
+
+def write_splatfacto_run(plain: Path, scene: Path, folder: Path) -> Path:
+    """The Gaussians of `write_plain_run` as nerfstudio's splatfacto saves them. Returns the run's folder."""
+    from nerfstudio.configs.method_configs import method_configs
+
+    config: Any = copy.deepcopy(method_configs["splatfacto"])
+    config.data = config.pipeline.datamanager.data = scene
+    config.output_dir, config.timestamp = folder, "run"
+    config.experiment_name = "balls"
+    run = sources.load_run(plain)
+    models = config.get_base_dir() / "nerfstudio_models"
+    models.mkdir(parents=True)
+    (config.get_base_dir() / "config.yml").write_text(yaml.dump(config))
+    state = {key: value for key, value in run.state.items() if ".gauss_params." in key}
+    numpy_scalar = {"_last_lr": [np.float64(1e-3)]}  # stock schedulers leave those behind
+    torch.save(
+        {"step": 249, "pipeline": state, "optimizers": {}, "schedulers": numpy_scalar, "scalers": {}},
+        models / "step-000000249.ckpt",
+    )
+    return config.get_base_dir()

@@ -15,7 +15,9 @@ from gradiseg_ns import sources
 from gradiseg_ns.cli import Associate, Edit, Export, Lift
 from gradiseg_ns.data.id_maps import IdMapError
 from gradiseg_ns.masks.levels import Painted
-from gradiseg_ns.sources.association import label_parts, parts_of_run, read_tree
+from gradiseg_ns.runs import make_config
+from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.sources.association import label_parts, parents_in, parts_of_run, read_tree
 from gradiseg_ns.votes.accumulate import accumulate
 from gradiseg_ns.votes.labels import majority
 
@@ -207,6 +209,32 @@ def test_a_run_on_the_folder_is_split_into_parts(
     Export(run, device="cpu").main()
     entries = json.loads((run / "export" / "scene.objects.json").read_text())["objects"]
     assert not any("parent" in entry for entry in entries)
+
+
+def test_objects_know_what_they_are_parts_of_when_parts_are_learnt(
+    scene: Path, plain: Path, associated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _associate(load_config=plain, masks_dir="cut", output_dir=tmp_path / "maps", level="parts")
+    tree = read_tree(folder / "tree.json")
+    options = {"pipeline.datamanager.masks_dir": str(folder)}
+    config: Any = make_config(
+        "gradiseg-lite", scene, tmp_path / "out", steps=10, device="cpu", options=options
+    )
+    pipeline = config.pipeline.setup(device="cpu", test_mode="val")
+    model = pipeline.model
+    assert dict(model.objects.parents) == tree.parent_of and set(tree.ids) < set(model.objects.ids)
+    saved = pipeline.state_dict()
+    saved["_model._extra_state"]["objects"].pop("parents")  # of a run before there was this
+    pipeline.load_pipeline(saved, 3)
+    assert dict(model.objects.parents) == tree.parent_of
+    assert (
+        dict(ObjectTable.from_dict(pipeline.state_dict()["_model._extra_state"]["objects"]).parents)
+        == tree.parent_of
+    )
+    (folder / "tree.json").write_text("{}")
+    capsys.readouterr()
+    assert parents_in(folder) == {} and "No object is known" in " ".join(capsys.readouterr().out.split())
+    assert parents_in(scene / "object_mask") == {}
 
 
 def test_a_model_keeps_the_parts_of_its_labels(run: Path, associated: Path) -> None:

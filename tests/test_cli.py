@@ -26,7 +26,7 @@ from gradiseg_ns.sources.capture import SourceError
 from gradiseg_ns.tools.errors import WriteError
 
 from .scenes import write_scene
-from .splats import write_plain_run
+from .splats import write_plain_run, write_splatfacto_run
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +43,7 @@ def plain(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def splatfacto(plain: Path, scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same Gaussians as nerfstudio's splatfacto saves them."""
-    from nerfstudio.configs.method_configs import method_configs
-
-    config: Any = copy.deepcopy(method_configs["splatfacto"])
-    config.data = config.pipeline.datamanager.data = scene
-    config.output_dir, config.timestamp = tmp_path_factory.mktemp("stock"), "run"
-    config.experiment_name = "balls"
-    run = sources.load_run(plain)
-    folder = config.get_base_dir() / "nerfstudio_models"
-    folder.mkdir(parents=True)
-    (config.get_base_dir() / "config.yml").write_text(yaml.dump(config))
-    state = {key: value for key, value in run.state.items() if ".gauss_params." in key}
-    numpy_scalar = {"_last_lr": [np.float64(1e-3)]}  # stock schedulers leave those behind
-    torch.save(
-        {"step": 249, "pipeline": state, "optimizers": {}, "schedulers": numpy_scalar, "scalers": {}},
-        folder / "step-000000249.ckpt",
-    )
-    return config.get_base_dir()
+    return write_splatfacto_run(plain, scene, tmp_path_factory.mktemp("stock"))
 
 
 def test_lifting_a_splatfacto_run_gives_a_gradiseg_run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -17,8 +19,12 @@ from gradiseg_ns.drawing.blends import (
     object_ids,
     weight_nearer,
 )
+from gradiseg_ns.editing.arrangement import arrange
+from gradiseg_ns.editing.display import Selection, drawn_rows
+from gradiseg_ns.editing.edits import Assign, Step
+from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.grouping.identity import IdentityClassifier
-from gradiseg_ns.scene.objects import MIN_ACCUMULATION, ObjectTable
+from gradiseg_ns.scene.objects import MIN_ACCUMULATION, NO_OBJECT, ObjectTable
 
 from .devices import here
 from .rendering.scenes import random_camera, random_gaussians
@@ -74,6 +80,32 @@ def test_ids_of_pixels() -> None:
     assert int(ids[24, 22]) == 3 and int(ids[24, 42]) == 8 and int(ids[2, 2]) == IGNORE
     nothing = Blend().add("color", torch.ones(2, 3)).rasterize(rendering.project(gaussians, camera))
     assert bool((object_ids(nothing, objects, classifier, None) == IGNORE).all()), "no identities, no ids"
+
+
+def test_ids_of_edited_objects_need_no_identities() -> None:
+    """The right wall is made an object; the left one belongs to none, and is before it in some pixels."""
+    gaussians, camera = two_walls()
+    gaussians = replace(gaussians, means=gaussians.means * torch.tensor([[0.2, 1, 1], [0.4, 1, 1]]))
+    none, classifier = ObjectTable.create([]), IdentityClassifier(0, 16).to(here())
+    right = torch.tensor([False, True])
+    made = Assign(
+        (NO_OBJECT,), Region.create(gaussians.means, right, torch.ones_like(right)), 5, "right wall"
+    )
+    labels = torch.full((2,), NO_OBJECT)
+    arrangement = arrange(labels, gaussians.means, none, [Step("make", (made,))])
+    shown = drawn_rows(arrangement, Selection(), gaussians.means)
+    blend = Blend().add("edited", shown.features).rasterize(rendering.project(gaussians, camera))
+    ids, weight, alpha = (
+        object_ids(blend, none, classifier, shown),
+        blend["edited"][..., 0],
+        blend.alpha[..., 0],
+    )
+    solid = alpha >= MIN_ACCUMULATION
+    assert bool((ids[~solid] == IGNORE).all()) and set(ids.unique().tolist()) == {IGNORE, 5}
+    assert torch.equal(ids[solid] == 5, weight[solid] > (alpha - weight)[solid]), (
+        "what has most of the weight"
+    )
+    assert bool((ids[solid] == IGNORE).any()), "the left wall"
 
 
 def test_cut_outs_are_objects_alone() -> None:

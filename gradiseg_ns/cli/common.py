@@ -171,17 +171,27 @@ def find_objects(flag: str, words: Sequence[str], table: ObjectTable) -> list[in
 
 
 def labelled_splat(run: Run) -> tuple[Splat, ObjectTable]:
-    """A gradiseg run's splat with the object id of every Gaussian, and its objects.
+    """A gradiseg run's splat with the object id of every Gaussian, and its objects. In a run without identities whose edits make
+    objects, no Gaussian belongs to one before them.
 
     Raises:
-        SourceError: it is a run of another method.
+        SourceError: it is a run of another method, or one without identities and edits.
     """
     from dataclasses import replace
 
+    import torch
+
+    from gradiseg_ns.ns_callers import edits_path
     from gradiseg_ns.runs.writing import labels_of_run, objects_of_run
+    from gradiseg_ns.scene.objects import NO_OBJECT, ObjectTable
     from gradiseg_ns.sources.capture import SourceError
 
     if not run.is_gradiseg:
+        if edits_path(run.config_path) is not None:
+            labels = torch.full(
+                (len(run.splat),), NO_OBJECT, dtype=torch.int32, device=run.splat.means.device
+            )
+            return replace(run.splat, labels=labels), ObjectTable.create([])
         raise SourceError(
             f"{run.config_path} is a run without objects (method {run.config.method_name}): expected one of gradiseg. "
             f"Give it objects with `gradiseg lift --load-config {run.config_path}`, or use ns-export."

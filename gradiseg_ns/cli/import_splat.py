@@ -1,4 +1,4 @@
-"""`gradiseg import`: a gradiseg run of a splat file."""
+"""`gradiseg import`: a gradiseg run of a splat file, or of a run of splatfacto."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _VIEWS = 8
 
 @dataclass
 class Import:
-    """Make a gradiseg run of a 3DGS PLY, for ns-viewer, ns-eval and ns-render.
+    """Make a gradiseg run of a 3DGS PLY or of a run of splatfacto, for ns-viewer, ns-eval and ns-render.
 
     The PLY may be in nerfstudio's frame (ns-export, `gradiseg export`, `gradiseg lift --load-config`) or in the original frame of
     COLMAP or transforms.json (other programs), which is converted. Object ids (`object_id`) and names (`<stem>.objects.json`) are
-    kept. Without ids, everything is one object.
+    kept. Without ids, everything is one object. A run of splatfacto brings its own data and has no objects: click them in the viewer.
     """
 
     file: tyro.conf.Positional[Path]
-    """A 3DGS PLY. Compressed PLY and SPZ need the package gsply."""
+    """A 3DGS PLY; compressed PLY and SPZ need the package gsply. Or a run of splatfacto: its config.yml, or the folder it is in. Only open runs you trust: their config.yml can execute code."""
     load_config: MaybePath = None
     """A run of gradiseg or splatfacto that gives data and options: its config.yml, or the folder it is in. Only open runs you trust: their config.yml can execute code."""
     data: MaybePath = None
@@ -63,6 +63,9 @@ class Import:
         from gradiseg_ns.sources.placing import find_frame, in_nerfstudio_frame
         from gradiseg_ns.votes.identities import encode, head_start
 
+        if self.file.name == "config.yml" or (self.file / "config.yml").exists():
+            self._take_run(default_device(self.device))
+            return
         if (self.load_config is None) == (self.data is None):
             raise SourceError("give either --load-config (a run) or --data (a folder of photos).")
         if self.load_config is not None and self.output_dir is not None:
@@ -103,6 +106,33 @@ class Import:
         unknown = int((splat.labels < 0).sum())
         say(
             f"{len(splat)} Gaussians, {len(objects)} objects, {unknown} Gaussians without an object. "
+            f"Saved a gradiseg run: ns-viewer --load-config {written}"
+        )
+
+    def _take_run(self, device: str) -> None:
+        """A run beside one of splatfacto's, with the same Gaussians."""
+        from gradiseg_ns import sources
+        from gradiseg_ns.runs.writing import check_free, write_gradiseg_run
+        from gradiseg_ns.scene.objects import ObjectTable
+        from gradiseg_ns.sources.capture import SourceError
+
+        if self.load_config is not None or self.data is not None:
+            raise SourceError(
+                f"{self.file} is a run, which brings its data: leave --load-config and --data out."
+            )
+        run = sources.load_run(self.file, device)
+        if hasattr(run.config.pipeline.model, "identity"):
+            raise SourceError(
+                f"{run.config_path} is a run of gradiseg already: ns-viewer --load-config {run.config_path}"
+            )
+        check_free(run, "imported")
+        options = {"sh_degree": run.splat.sh_degree, "sh_degree_interval": 1}
+        written = write_gradiseg_run(
+            run, run.capture(maps=False), run.splat, ObjectTable.create([]), None, None,
+            suffix="imported", model_options=options, replace=False,
+        )  # fmt: skip
+        say(
+            f"{len(run.splat)} Gaussians, no objects yet: click them under New object in the viewer. "
             f"Saved a gradiseg run: ns-viewer --load-config {written}"
         )
 

@@ -74,6 +74,7 @@ class Lift(Source):
         from gradiseg_ns.grouping.codes import spread_codes
         from gradiseg_ns.runs.writing import write_gradiseg_run
         from gradiseg_ns.scene.objects import ObjectTable
+        from gradiseg_ns.sources.association import parents_in
         from gradiseg_ns.sources.capture import SourceError
         from gradiseg_ns.votes import identities
         from gradiseg_ns.votes.labels import fill_unseen, foreground, object_confidence
@@ -90,7 +91,8 @@ class Lift(Source):
         views = scene.train
         device = splat.means.device
         objects = ObjectTable.create(
-            scene.manager.train_dataset.metadata["object_ids"], scene.object_names
+            scene.manager.train_dataset.metadata["object_ids"], scene.object_names,
+            parents_in(scene.data_folder / scene.manager.config.masks_dir),
         )  # fmt: skip
         wanted = find_objects("--foreground", self.foreground, objects) if self.foreground else []
         classes = [objects.classes_of(m.to(device)) for m in views.id_maps]

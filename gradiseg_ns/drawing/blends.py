@@ -156,7 +156,7 @@ def object_ids(
     """The object id of every pixel, int32 [H, W], IGNORE where nothing is.
 
     Args:
-        blend: with ``identity`` [H, W, D] (without it there are no ids) and, of edited objects, ``edited``.
+        blend: with ``identity`` [H, W, D] (without it there are only the ids of edited objects) and, of these, ``edited``.
         objects: the scene's.
         classifier: of encodings.
         shown: what is edited; None if nothing is.
@@ -171,6 +171,7 @@ def object_ids(
         left = torch.isin(torch.tensor(objects.ids), shown.learned_ids.cpu()).to(alpha.device)
         among = left if bool(left.any()) else None
         ids = objects.ids_of(classify(identity / share[..., None], classifier, among=among))
+    if shown is not None:
         ids = shown.object_ids(ids, alpha, edited)
     solid = alpha >= MIN_ACCUMULATION
     return torch.where(solid, ids, ids.new_full((), IGNORE)).to(torch.int32)

@@ -31,7 +31,7 @@ from gradiseg_ns.editing.edits import (
     Tint,
 )
 from gradiseg_ns.scene.harmonics import SH_C0, dc_of, rgb_of
-from gradiseg_ns.scene.objects import ObjectTable, object_colors
+from gradiseg_ns.scene.objects import NO_OBJECT, ObjectTable, object_colors
 from gradiseg_ns.scene.rotations import multiply_quaternions, quaternion, rotate_harmonics
 from gradiseg_ns.scene.splat import Splat
 
@@ -87,6 +87,11 @@ class Arrangement:
         ids, counts = torch.unique(self.object_ids, return_counts=True)
         known = dict(zip(ids.tolist(), counts.tolist(), strict=True))
         return {i: known.get(i, 0) for i in self.objects.ids}
+
+    @cached_property
+    def unassigned(self) -> int:
+        """How many rows belong to no object, hidden ones too."""
+        return int((self.object_ids == NO_OBJECT).sum())
 
     def without_hidden(self) -> Arrangement:
         """Without the rows of hidden objects."""
@@ -320,7 +325,7 @@ def _fold(fold: _Fold, edit: Edit, means: Tensor, files: Mapping[str, Splat]) ->
         EditError: it makes too many Gaussians, or is of an unknown kind.
     """
     if isinstance(edit, Hide):
-        known = set(edit.ids) & set(fold.names)
+        known = set(edit.ids) & {NO_OBJECT, *fold.names}
         fold.hidden = fold.hidden | known if edit.hidden else fold.hidden - known
     elif isinstance(edit, Tint):
         rows = fold.of(edit.ids)
@@ -359,7 +364,9 @@ def _fold(fold: _Fold, edit: Edit, means: Tensor, files: Mapping[str, Splat]) ->
         means = means.detach()
         if not fold.untouched:
             means = torch.cat([means, *(s.means.to(means) for s in fold.swapped)])[fold.source]
-        rows = edit.region.contains(means, fold.of(edit.ids))
+        rows = fold.of(edit.ids)
+        if edit.region is not None:
+            rows = edit.region.contains(means, rows)
         fold.object_ids = torch.where(rows, edit.to, fold.object_ids)
         fold.add_object(edit.to, edit.name)
         if edit.part and edit.ids[0] != edit.to:
@@ -450,7 +457,7 @@ def arrange(
     """Fold a list of edits. The last list of a scene is remembered: with some steps more it is folded from there on.
 
     Args:
-        labels: [N] object ids of the scene's Gaussians.
+        labels: [N] object ids of the scene's Gaussians, `NO_OBJECT` for those of none.
         means: [N, 3] their positions.
         objects: the scene's objects.
         steps: the edits, in order. Objects that do not exist are passed over.
@@ -484,9 +491,12 @@ class _Same:
 def edited_splat(
     splat: Splat, objects: ObjectTable, steps: Iterable[Step], files: Mapping[str, Splat]
 ) -> tuple[Splat, Arrangement]:
-    """A splat with labels as its edits make it, without what is hidden; its labels are those after the edits."""
+    """A splat as its edits make it, without what is hidden; its labels are those after the edits. Without labels, no Gaussian belongs to
+    an object before them."""
     if splat.labels is None:
-        raise EditError("edits need a splat with object ids.")
+        labels = torch.full((len(splat),), NO_OBJECT, dtype=torch.int32, device=splat.means.device)
+        splat = dataclasses.replace(splat, labels=labels)
+    assert splat.labels is not None
     arrangement = arrange(splat.labels, splat.means, objects, steps, files).without_hidden()
     params = arrangement.apply(splat.to_parameters())
     extra = {

@@ -23,7 +23,7 @@ from gradiseg_ns.editing.arrangement import Arrangement, Folds, rows_before
 from gradiseg_ns.editing.edit_list import EditList
 from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.grouping.codes import spread_codes
-from gradiseg_ns.scene.objects import MIN_ACCUMULATION, ObjectTable
+from gradiseg_ns.scene.objects import MIN_ACCUMULATION, NO_OBJECT, ObjectTable
 
 GLOW = (1.0, 0.85, 0.1)
 """What selected pixels are tinted with; their outline is of this colour, in a black one."""
@@ -36,7 +36,7 @@ _EXACT = 16
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Some objects, or a part of them."""
+    """Some objects, or a part of them. `NO_OBJECT` among the ids is what belongs to none."""
 
     ids: tuple[int, ...] = ()
     region: Region | None = None
@@ -62,7 +62,7 @@ class DrawnRows:
     """Without what is hidden."""
     selection: Selection
     selected: Tensor | None
-    """bool [M], the rows of a part; None if whole objects are selected, or nothing is."""
+    """bool [M], the rows of a part, or of what belongs to no object; None if whole objects are selected, or nothing is."""
     relabelled_ids: tuple[int, ...]
     """Objects that have rows which the classifier takes for something else: E of them."""
     relabelled: Tensor | None
@@ -153,7 +153,7 @@ def drawn_rows(arrangement: Arrangement, selection: Selection, means: Tensor) ->
         which = torch.where(changed, torch.searchsorted(found, arrangement.object_ids), -1)
         codes = torch.eye(len(ids)) if len(ids) <= _EXACT else spread_codes(len(ids), _EXACT)
     selected = None
-    if selection and selection.region is not None:
+    if selection and (selection.region is not None or NO_OBJECT in selection.ids):
         selected = selection.rows(arrangement, means)
     return DrawnRows(arrangement, selection, selected, ids, which, codes.to(means.device))
 

@@ -71,11 +71,11 @@ class EditList:
 
     def new_id(self, objects: ObjectTable) -> int:
         """An id that neither the scene's objects nor any edit, undone or not, uses."""
-        used = set(objects.ids)
+        used = {0, *objects.ids}
         for step in (*self.steps, *self.undone):
             for edit in step.edits:
                 used.update(_named_by(edit))
-        return max(used, default=0) + 1
+        return max(used) + 1
 
     def save(self, path: Path, *, replace: bool = False) -> list[Step]:
         """Write the list, without what was undone; whole or not at all.

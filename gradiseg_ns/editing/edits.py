@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gradiseg_ns.editing.checking import MAX_ID, EditError, clean_name, excerpt, read_integer, read_numbers
 from gradiseg_ns.editing.regions import Region
+from gradiseg_ns.scene.objects import NO_OBJECT
 from gradiseg_ns.scene.rotations import rotation_matrix
 
 
@@ -37,7 +38,7 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Edit:
-    """One thing that is changed about objects."""
+    """One thing that is changed about objects. `ids` may have `NO_OBJECT`: what belongs to none."""
 
     KIND: ClassVar[str] = ""
 
@@ -126,7 +127,8 @@ class Assign(Edit):
     KIND = "assign"
     ids: tuple[int, ...]
     """Objects that the part is taken from."""
-    region: Region
+    region: Region | None
+    """None: all of them."""
     to: int
     name: str
     part: bool = False
@@ -184,7 +186,7 @@ def similarity(value: Any) -> Similarity:
 def _ids(value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or not value:
         raise EditError(f"found ids {excerpt(value)}, expected a list of object ids.")
-    return tuple(read_integer(i, "id", 0, MAX_ID) for i in value)
+    return tuple(read_integer(i, "id", NO_OBJECT, MAX_ID) for i in value)
 
 
 def _color(value: Any) -> tuple[float, ...] | None:
@@ -217,7 +219,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "name": clean_name,
     "by": similarity,
     "place": similarity,
-    "region": Region.from_json,
+    "region": lambda v: None if v is None else Region.from_json(v),
     "file": _file,
 }
 

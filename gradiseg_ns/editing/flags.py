@@ -34,7 +34,7 @@ from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.formats.export import safe_name
 from gradiseg_ns.formats.read_ply import read_ply
 from gradiseg_ns.formats.write_ply import write_ply
-from gradiseg_ns.scene.objects import ObjectNameError, ObjectTable, copy_name
+from gradiseg_ns.scene.objects import NO_OBJECT, ObjectNameError, ObjectTable, copy_name
 from gradiseg_ns.scene.parts import Parts, node_of
 from gradiseg_ns.scene.splat import Splat
 
@@ -95,7 +95,10 @@ class Script:
 
     def _plain(self, flag: str, text: str) -> None:
         ids = self.ids(text, flag)
-        others = tuple(i for i in self.arrangement.objects.ids if i not in ids)
+        arrangement = self.arrangement
+        others = tuple(i for i in arrangement.objects.ids if i not in ids)
+        if arrangement.unassigned:
+            others = (NO_OBJECT, *others)
         edits: dict[str, list[Edit]] = {
             "--hide": [Hide(ids)],
             "--show": [Hide(ids, False)],

@@ -68,8 +68,8 @@ def write_gradiseg_run(
     capture: Capture,
     splat: Splat,
     objects: ObjectTable,
-    identity: Tensor,
-    weight: Tensor,
+    identity: Tensor | None,
+    weight: Tensor | None,
     *,
     suffix: str,
     masks_dir: str | None = None,
@@ -83,8 +83,8 @@ def write_gradiseg_run(
         capture: Its data.
         splat: N Gaussians.
         objects: K objects.
-        identity: [N, D] encodings.
-        weight: [K, D] of the classifier, whose bias is zero.
+        identity: [N, D] encodings. None: the run has none, and no objects.
+        weight: [K, D] of the classifier, whose bias is zero; None with them.
         suffix: What follows the old run's timestamp, such as "lifted".
         masks_dir: Folder of the id maps, if it is not the old one.
         model_options: Options of the model by name that differ from the old run's.
@@ -103,6 +103,8 @@ def write_gradiseg_run(
             setattr(config.pipeline.model, name, getattr(run.config.pipeline.model, name))
     if masks_dir is not None:
         config.pipeline.datamanager.masks_dir = masks_dir
+    if identity is None:
+        config.pipeline.model.identity = False
     for name, value in (model_options or {}).items():
         setattr(config.pipeline.model, name, value)
     _check_free(config, replace)
@@ -112,10 +114,11 @@ def write_gradiseg_run(
     model.objects = objects
     model.adopt(splat)
     model.classifier.resize(len(objects))
-    with torch.no_grad():
-        model.gauss_params["identity"].copy_(identity)
-        model.classifier.weight.copy_(weight)
-        model.classifier.bias.zero_()
+    if identity is not None and weight is not None:
+        with torch.no_grad():
+            model.gauss_params["identity"].copy_(identity)
+            model.classifier.weight.copy_(weight)
+            model.classifier.bias.zero_()
     if splat.labels is not None:
         model.update_to_step(run.step)
         model.set_classes(objects.classes_of(splat.labels))

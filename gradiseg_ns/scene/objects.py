@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -16,6 +16,10 @@ from torch import Tensor
 
 from gradiseg_ns.data.id_maps import IGNORE
 from gradiseg_ns.tools.errors import GradisegError
+
+NO_OBJECT = IGNORE
+"""Stands for an id where Gaussians belong to no object: all those of a splat without id maps, at first."""
+NO_OBJECT_NAME = "no object"
 
 BACKGROUND_COLOR = 0x404040
 """Colour of id 0."""
@@ -155,6 +159,11 @@ class ObjectTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def with_parents(self, parents: Mapping[int, int]) -> ObjectTable:
+        """The same objects that also have these parents by id; those of other ids are dropped. Itself if that changes nothing."""
+        own = {**self.parents, **{i: parent for i, parent in parents.items() if i in self.ids}}
+        return self if own == dict(self.parents) else replace(self, parents=own)
 
     def find(self, *texts: str) -> tuple[int, ...]:
         """Objects that a person names: the one rule for it.

@@ -172,6 +172,26 @@ class Parts:
         return cls(tree, labels.to(torch.int64)) if len(tree) else None
 
 
+def parts_as_objects(ids: Tensor, parents: Mapping[int, int]) -> tuple[Tensor, Parts]:
+    """Objects of which some are parts of others, in the form that `coarser` and `finer` take.
+
+    Args:
+        ids: int [M], the object of each Gaussian.
+        parents: parent by id, as in an `ObjectTable`; a parent need not have a Gaussian of its own.
+
+    Returns:
+        int64 [M], what each Gaussian belongs to in the end, and its parts.
+
+    Raises:
+        PartError: a part lies in itself.
+    """
+    tree = PartTree.create(parents)
+    known, rows = ids.to(torch.int64).unique(return_inverse=True)
+    roots = [tree.root(i) for i in known.tolist()]
+    own = [i if i in tree.ids else IGNORE for i in known.tolist()]
+    return _tensor(roots, ids)[rows], Parts(tree, _tensor(own, ids)[rows])
+
+
 def node_of(labels: Tensor, parts: Parts, selected: Tensor) -> int:
     """The object or part that a selection stands for: the smallest one that holds at least nine tenths of it.
 

@@ -155,14 +155,30 @@ class Views:
     """
 
     def __init__(self, look: Look, cameras: Sequence[rendering.Camera], height: int = HEIGHT) -> None:
-        self._look, self.given = look, list(cameras)
-        self.cameras = [resized(camera, height) for camera in self.given]
+        self._look, self._height = look, height
+        self.given: list[rendering.Camera] = []
+        """The cameras as they were given."""
+        self.cameras: list[rendering.Camera] = []
+        """Those of the pictures."""
         self._sights: OrderedDict[int, Sight] = OrderedDict()
-        self._weights: list[Tensor | None] = [None] * len(self.given)
+        self._weights: list[Tensor | None] = []
         self._surface: solids.Surface | None = None
+        self.add(cameras)
 
     def __len__(self) -> int:
         return len(self.cameras)
+
+    def add(self, cameras: Sequence[rendering.Camera]) -> None:
+        """More views, numbered after those there are."""
+        self.given += cameras
+        self.cameras += [resized(camera, self._height) for camera in cameras]
+        self._weights += [None] * len(cameras)
+
+    def keep(self, count: int) -> None:
+        """Give up all views but the first ones, and what is kept of them."""
+        del self.given[count:], self.cameras[count:], self._weights[count:]
+        for view in [view for view in self._sights if view >= count]:
+            del self._sights[view]
 
     def sight(self, view: int) -> Sight:
         """What a view shows."""

@@ -310,6 +310,20 @@ def read_tree(path: Path) -> PartTree:
         ) from error
 
 
+def parents_in(folder: Path) -> dict[int, int]:
+    """Parents by the ids of parts, of a folder of maps that association wrote; with a warning none if its tree cannot be used.
+
+    Where the maps are those of the parts (`--level parts`), these are the parents of a scene's objects.
+    """
+    if not (folder / TREE).is_file():
+        return {}
+    try:
+        return read_tree(folder / TREE).parent_of
+    except IdMapError as error:
+        warn(f"{error} No object is known to be a part of another.")
+        return {}
+
+
 def label_parts(scene: Capture, gaussians: rendering.Gaussians, objects: Tensor) -> Parts | None:
     """The part of each Gaussian, by the maps of parts that lie beside the training maps.
 
@@ -435,11 +449,10 @@ def distorted(
     ids: NDArray[np.int32], cameras: Cameras, lookups: dict[bytes, NDArray[np.int32]]
 ) -> NDArray[np.int32]:
     """A map as the camera would have taken it; pixels outside the undistorted photo get the nearest id."""
-    camera = cameras.reshape(())
-    if camera.distortion_params is None or torch.all(camera.distortion_params == 0):
+    found = _lookup(cameras, lookups)
+    if found is None:
         return ids
-    height, width = int(camera.height.item()), int(camera.width.item())
-    lookup = camera_lookup(camera, height, width, lookups)
+    lookup, height, width = found
     flat = np.full(height * width, -1, np.int32)
     inside = lookup >= 0
     flat[lookup[inside]] = ids[inside]
@@ -454,9 +467,20 @@ def _as_photo(
     ids: NDArray[np.int32], cameras: Cameras, lookups: dict[bytes, NDArray[np.int32]]
 ) -> NDArray[np.int32]:
     """A map as its photo is trained on: undoes `distorted`."""
+    found = _lookup(cameras, lookups)
+    if found is None:
+        return ids
+    lookup, height, width = found
+    return undistort_id_map(resize_id_map(ids, height, width), lookup=lookup)
+
+
+def _lookup(
+    cameras: Cameras, lookups: dict[bytes, NDArray[np.int32]]
+) -> tuple[NDArray[np.int32], int, int] | None:
+    """Where the pixels of a camera's undistorted photo lie in the photo (`camera_lookup`), and its height and width; None if its lens
+    distorts nothing."""
     camera = cameras.reshape(())
     if camera.distortion_params is None or torch.all(camera.distortion_params == 0):
-        return ids
+        return None
     height, width = int(camera.height.item()), int(camera.width.item())
-    ids = resize_id_map(ids, height, width)
-    return undistort_id_map(ids, lookup=camera_lookup(camera, height, width, lookups))
+    return camera_lookup(camera, height, width, lookups), height, width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradiseg_ns.scene.objects import NO_OBJECT_NAME
 from gradiseg_ns.tools.json_files import parse_json
 from gradiseg_ns.viewer.actions import Actions
 from gradiseg_ns.viewer.live_scene import SessionError
@@ -54,7 +55,11 @@ class FilesFolder:
     def _download(self, event: Any) -> None:
         selected = self._what.value == "selection"
         names = self._session.names()
-        stem = "_".join(names.get(i, "") for i in self._session.selection.ids[:3]) if selected else "scene"
+        stem = (
+            "_".join(names.get(i, NO_OBJECT_NAME) for i in self._session.selection.ids[:3])
+            if selected
+            else "scene"
+        )
         name, data, count = self._session.files.export(
             "selection" if selected else "everything",
             separate=self._pieces.value != "one file", format=self._format.value, stem=stem,

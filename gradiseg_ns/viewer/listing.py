@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from gradiseg_ns.editing.arrangement import Arrangement
-from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.scene.objects import NO_OBJECT, NO_OBJECT_NAME, ObjectTable
 from gradiseg_ns.viewer.live_scene import LiveScene
 
 if TYPE_CHECKING:
     from gradiseg_ns.model import GradisegModel
 
 
+_GREY = (0.5, 0.5, 0.5)
+
+
 @dataclass(frozen=True)
 class ObjectRow:
-    """An object in the panel's list."""
+    """An object in the panel's list, or what belongs to none."""
 
     id: int
+    """`NO_OBJECT` for what belongs to none."""
     name: str
     color: tuple[float, float, float]
     """RGB, 0..1."""
@@ -36,7 +40,7 @@ class Snapshot:
     """What the panel shows of a session, taken at one moment."""
 
     rows: list[ObjectRow]
-    """All objects, in order of their ids."""
+    """All objects, in order of their ids, and after them what belongs to none, if there is anything."""
     selected: str
     """The selection in words."""
     centre: tuple[float, float, float] | None
@@ -60,14 +64,16 @@ class Listing:
         with self._scene.reading() as model:
             arrangement, selection = model.arrangement(), self._scene.selection
             rows = self._rows(arrangement, self._sure(model))
+            parts = "part" in model.strategy_state or bool(arrangement.objects.parents)
             if not selection:
-                return Snapshot(rows, "nothing", None, model._geometry_key, "part" in model.strategy_state)
+                return Snapshot(rows, "nothing", None, model._geometry_key, parts)
             chosen = selection.rows(arrangement, model.means)
             names = listed(arrangement.objects, selection.ids)
             part = "part of " if selection.region is not None else ""
+            if selection.ids == (NO_OBJECT,):
+                part, names = ("a new object", "") if part else ("", f"what has {NO_OBJECT_NAME}")
             words = f"{part}{names} ({int(chosen.sum()):,} Gaussians)"
-            centre, parts = _middle(model, arrangement, chosen), "part" in model.strategy_state
-            return Snapshot(rows, words, centre, model._geometry_key, parts)
+            return Snapshot(rows, words, _middle(model, arrangement, chosen), model._geometry_key, parts)
 
     def _sure(self, model: GradisegModel) -> Tensor | None:
         """How sure the classifier is of every Gaussian, [N]; kept until Gaussians or identities change."""
@@ -83,16 +89,21 @@ class Listing:
         if kept is None or kept[0] is not arrangement or kept[1] is not sure:
             kept = self._summary = (arrangement, sure, arrangement.counts(), _means(arrangement, sure))
         _, _, counts, mean = kept
-        table, selected = arrangement.objects, set(self._scene.selection.ids)
-        return [
+        table, selection = arrangement.objects, self._scene.selection
+        selected = set(selection.ids) if selection.region is None else set(selection.ids) - {NO_OBJECT}
+        rows = [
             ObjectRow(i, name, tuple(color), counts[i], mean.get(i), i in arrangement.hidden, i in selected)
             for i, name, color in zip(table.ids, table.names, table.colors.tolist(), strict=True)
         ]
+        if arrangement.unassigned:
+            state = (NO_OBJECT in arrangement.hidden, NO_OBJECT in selected)
+            rows.append(ObjectRow(NO_OBJECT, NO_OBJECT_NAME, _GREY, arrangement.unassigned, None, *state))
+        return rows
 
 
 def listed(table: ObjectTable, ids: Sequence[int]) -> str:
     """The names of some objects, the first three of them."""
-    names = dict(zip(table.ids, table.names, strict=True))
+    names = {NO_OBJECT: NO_OBJECT_NAME, **dict(zip(table.ids, table.names, strict=True))}
     found = [names.get(i, f"object {i}") for i in ids]
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import viser
-from viser._icons import svg_from_icon
+from viser import _icons
 from viser._messages import GuiUpdateMessage
 
+from gradiseg_ns.scene.objects import NO_OBJECT
 from gradiseg_ns.viewer.actions import Actions, set_value
 from gradiseg_ns.viewer.listing import ObjectRow
 
@@ -66,11 +66,13 @@ class ObjectList:
                 mark = " \N{BLACK LEFT-POINTING TRIANGLE}" if row.selected else ""
                 icon = viser.Icon.EYE_OFF if row.hidden else viser.Icon.EYE
                 score = "" if scores is None else f"{scores[row.id]:.0%}  "
-                label = f"{score}{row.id}  {row.name}: {row.gaussians:,}{sure}{mark}"
-                self._update(button, label=label, color=_hex(row.color), icon_html=_svg(icon))
+                number = "" if row.id == NO_OBJECT else f"{row.id}  "
+                label = f"{score}{number}{row.name}: {row.gaussians:,}{sure}{mark}"
+                self._update(button, label=label, color=_hex(row.color), icon_html=_icons.svg_from_icon(icon))
             button.visible = row is not None
         total = sum(row.gaussians for row in rows)
-        set_value(self._count, f"{len(found)} of {len(rows)} objects, {total:,} Gaussians")
+        shown, known = (sum(row.id != NO_OBJECT for row in some) for some in (found, rows))
+        set_value(self._count, f"{shown} of {known} objects, {total:,} Gaussians")
         self._pager.visible = pages > 1
 
     def _button(self, actions: Actions, index: int) -> Any:
@@ -98,8 +100,3 @@ class ObjectList:
 def _hex(color: tuple[float, float, float]) -> str:
     """A colour as the web page wants it: a tuple, which viser's signature allows too, would leave the page blank."""
     return "#" + "".join(f"{round(255 * c):02x}" for c in color)
-
-
-@lru_cache
-def _svg(icon: Any) -> str:
-    return svg_from_icon(icon)

@@ -21,6 +21,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from gradiseg_ns.editing.edit_list import EditList
 from gradiseg_ns.editing.edits import Similarity
+from gradiseg_ns.scene.objects import NO_OBJECT
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.tools.terminal import say, warn
 from gradiseg_ns.viewer.actions import Action, Actions, set_value
@@ -43,6 +44,10 @@ _REFRESH = 8.0
 """Seconds between looks at a scene that is being trained."""
 _WEIGHTS = 2.0
 """The slider goes from 10^-2 to 10^2."""
+_NO_OBJECTS = (
+    "This scene has no objects yet. Press *Object* in the folder *New object* and click one: "
+    "the program asks the other views for it."
+)
 
 
 class Labelled(Protocol):
@@ -102,13 +107,7 @@ class GradisegPanel(ViewerControl):
         )
         self.messages = Messages(viewer.viser_server)
         self.actions = Actions(viewer, self.messages, self._refresh)
-        if not model._identity_on:
-            with self.viser_server.gui.add_folder("GradiSeg"):
-                self.viser_server.gui.add_markdown(
-                    "This scene has no objects: it was trained without id maps."
-                )
-            return
-        if viewer.trainer is None and not model.is_labelled:
+        if viewer.trainer is None and model._identity_on and not model.is_labelled:
             say("Looking which object each Gaussian shows ...")
             self._pipeline.label_gaussians()
         self._closed.clear()
@@ -183,6 +182,7 @@ class GradisegPanel(ViewerControl):
         act, buttons = self.session, self.actions.buttons
         with gui.add_folder("GradiSeg"):
             self._browsers = gui.add_text("Browsers", "", disabled=True, visible=False)
+            self._hint = gui.add_markdown(_NO_OBJECTS, visible=False)
             self._selected = gui.add_text("Selected", "nothing", disabled=True)
             clicks = {
                 "Pick": self._wait_for("pick"),
@@ -191,6 +191,9 @@ class GradisegPanel(ViewerControl):
             }
             buttons(gui, "Select", clicks)
             buttons(gui, "Edit", {"Undo": self._undo, "Redo": self._redo, "Clear": lambda _: act.clear()})
+            bare = not self._pipeline.model._identity_on
+            if bare:  # everything begins with it
+                self._build_new_object(gui, expanded=True)
             with gui.add_folder("Objects"):
                 self._list = ObjectList(gui, self.actions, lambda id: act.select([id]))
                 buttons(gui, "Hidden", {"Show": lambda _: act.show(), "Show all": lambda _: act.show_all()})
@@ -206,12 +209,15 @@ class GradisegPanel(ViewerControl):
                 self.actions.button(gui, "Scale", self._scale_selection)
                 self._into = gui.add_dropdown("Merge into", ("-",))
                 self.actions.button(gui, "Merge", self._merge)
-            with gui.add_folder("New object", expand_by_default=False):
-                self._new_object = NewObjectFolder(
-                    gui, self.viewer, self.actions, act, self._pipeline.model.device
-                )
+            if not bare:
+                self._build_new_object(gui, expanded=False)
             with gui.add_folder("Files", expand_by_default=False):
                 self._files = FilesFolder(gui, self.actions, act)
+
+    def _build_new_object(self, gui: Any, *, expanded: bool) -> None:
+        device = self._pipeline.model.device
+        with gui.add_folder("New object", expand_by_default=expanded):
+            self._new_object = NewObjectFolder(gui, self.viewer, self.actions, self.session, device)
 
     def _build_selection(self, gui: Any) -> None:
         act, buttons = self.session, self.actions.buttons
@@ -261,7 +267,9 @@ class GradisegPanel(ViewerControl):
     def _pick(self, pointer: viser.ScenePointerEvent, *, extend: bool = False) -> None:
         camera = camera_of(self.viewer, pointer.client)
         if self.session.pick(camera, *pointer.screen_pos[0], extend=extend) is None:
-            self.messages.tell(pointer.client, "Nothing is there.")
+            more = any(row.id == NO_OBJECT for row in self._rows)
+            text = "No object is there. New object makes one of what you click."
+            self.messages.tell(pointer.client, text if more else "Nothing is there.")
 
     def _add(self, pointer: viser.ScenePointerEvent) -> None:
         self._pick(pointer, extend=True)
@@ -342,7 +350,9 @@ class GradisegPanel(ViewerControl):
         set_value(self._selected, now.selected)
         if self.session.selector.weight == 1.0:
             set_value(self._weight, 0.0)
-        options = ("-", *(_option(row) for row in now.rows if not row.selected))
+        objects = [row for row in now.rows if row.id != NO_OBJECT]
+        self._hint.visible = not objects
+        options = ("-", *(_option(row) for row in objects if not row.selected))
         if options != self._into.options:
             self._into.options = options
         self._parts.visible = now.parts

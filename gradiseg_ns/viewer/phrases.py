@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from gradiseg_ns.viewer.live_scene import LiveScene, scaled
+from gradiseg_ns.viewer.live_scene import LiveScene, SessionError, scaled
 from gradiseg_ns.viewer.search import key_of
 from gradiseg_ns.votes.rendered import spread_views
 from gradiseg_ns.words import HEIGHT, LOOKS, Cancelled, Finder, Found, View, WordModel
@@ -40,6 +40,7 @@ class PhraseSearch:
 
         Raises:
             PhraseError: the phrase is empty, or no camera sees an object.
+            SessionError: there are no objects.
             Cancelled: it was ended.
         """
         return self._phrases.find(self._phrase, model, progress, self._ended.is_set)
@@ -70,6 +71,10 @@ class Phrases:
                 self._finder = Finder(model)
             with self._scene.reading() as scene:
                 table, key = scene.arrangement().objects, key_of(scene)
+            if not table.ids:
+                raise SessionError(
+                    "words find objects, and there is none yet: click one under New object. `gradiseg segment --phrase` finds some by words."
+                )
             cameras = self._scene.cameras()
             return self._finder.find(
                 phrase,

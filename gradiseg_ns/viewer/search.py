@@ -45,17 +45,12 @@ class ClickedViews(Views):
         Returns:
             their numbers.
         """
-        kept = [id(camera) for camera in self.given[self._photos :]]
-        wanted = [id(camera) for camera in cameras]
-        if wanted[: len(kept)] != kept:
-            del self.given[self._photos :], self.cameras[self._photos :], self._weights[self._photos :]
-            for view in [view for view in self._sights if view >= self._photos]:
-                del self._sights[view]
-            kept = []
-        more = Views(self._look, cameras[len(kept) :])
-        self.given += more.given
-        self.cameras += more.cameras
-        self._weights += [None] * len(more)
+        known = self.given[self._photos :]
+        same = 0
+        while same < min(len(known), len(cameras)) and known[same] is cameras[same]:
+            same += 1
+        self.keep(self._photos + same)
+        self.add(cameras[same:])
         return list(range(self._photos, len(self)))
 
 

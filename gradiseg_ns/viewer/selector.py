@@ -17,7 +17,7 @@ from gradiseg_ns.editing.display import Selection
 from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.scene import parts as scene_parts
 from gradiseg_ns.scene import selection as selecting
-from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.scene.objects import MIN_ACCUMULATION, NO_OBJECT, ObjectTable
 from gradiseg_ns.viewer.live_scene import LiveScene, SessionError, drawn, pixel_at, positions, scaled
 from gradiseg_ns.votes.accumulate import Votes, accumulate
 
@@ -184,12 +184,14 @@ class Selector:
         """
         self.need_selection()
         with self._scene.reading() as model:
-            rows, labels, parts = self._parts(model)
+            rows = Rows.now(model)
             chosen = self._scene.selection.rows(rows.arrangement, model.means)
-            wider = scene_parts.coarser(labels, parts, chosen)
-            if bool((wider == chosen).all()):
-                raise SessionError("what is selected is not a part of anything.")
-            self.put_rows(rows, wider)
+            for labels, parts in self._parts(model, rows.arrangement):
+                wider = scene_parts.coarser(labels, parts, chosen)
+                if bool((wider != chosen).any()):
+                    self.put_rows(rows, wider)
+                    return
+            raise SessionError("what is selected is not a part of anything.")
 
     def finer(self, clicked: tuple[Cameras, float, float] | None = None) -> None:
         """Select a part of what is selected.
@@ -202,7 +204,8 @@ class Selector:
         """
         self.need_selection()
         with self._scene.reading() as model:
-            rows, labels, parts = self._parts(model)
+            rows = Rows.now(model)
+            trees = self._parts(model, rows.arrangement)
             chosen = self._scene.selection.rows(rows.arrangement, model.means)
             near = None
             if clicked is not None:
@@ -210,25 +213,36 @@ class Selector:
                 pixel = (pixel_at(clicked[1], view.width), pixel_at(clicked[2], view.height))
                 projection = model.look(view, pixel=pixel).projection
                 near = int(rendering.transpose(projection, chosen.new_ones(1, 1, 1).float())[:, 0].argmax())
-            narrower = scene_parts.finer(labels, parts, chosen, near)
-            if bool((narrower == chosen).all()):
-                raise SessionError("no parts are known of what is selected.")
-            self.put_rows(rows, narrower)
+            for labels, parts in trees:
+                narrower = scene_parts.finer(labels, parts, chosen, near)
+                if bool((narrower != chosen).any()):
+                    self.put_rows(rows, narrower)
+                    return
+            raise SessionError("no parts are known of what is selected.")
 
-    def _parts(self, model: GradisegModel) -> tuple[Rows, Tensor, scene_parts.Parts]:
-        """What is drawn; of the objects that are selected the ids that they had before all edits, int64 [M], IGNORE for all others; and
-        their parts."""
+    def _parts(
+        self, model: GradisegModel, arrangement: Arrangement
+    ) -> list[tuple[Tensor, scene_parts.Parts]]:
+        """What is known of parts of the M rows that are drawn, as `scene.parts.coarser` takes it: parts of the selected objects as they
+        were before all edits, and objects that are parts of others.
+
+        Raises:
+            SessionError: nothing.
+        """
+        found = []
         parts = scene_parts.Parts.from_state(model.strategy_state, model.num_points)
-        if parts is None:
+        if parts is not None:
+            ids = torch.tensor(self._scene.selection.ids, device=arrangement.object_ids.device)
+            own = torch.isin(arrangement.object_ids, ids) & (arrangement.source < model.num_points)
+            source = arrangement.source.clamp(max=model.num_points - 1)
+            of = parts.labels.to(source.device)[source]
+            labels = torch.where(own, arrangement.base_ids, IGNORE)
+            found.append((labels, scene_parts.Parts(parts.tree, torch.where(own, of, IGNORE))))
+        if arrangement.objects.parents:
+            found.append(scene_parts.parts_as_objects(arrangement.object_ids, arrangement.objects.parents))
+        if not found:
             raise SessionError("this scene knows no parts of objects.")
-        rows = Rows.now(model)
-        arrangement = rows.arrangement
-        ids = torch.tensor(self._scene.selection.ids, device=arrangement.object_ids.device)
-        own = torch.isin(arrangement.object_ids, ids) & (arrangement.source < model.num_points)
-        source = arrangement.source.clamp(max=model.num_points - 1)
-        of = parts.labels.to(source.device)[source]
-        labels = torch.where(own, arrangement.base_ids, IGNORE)
-        return rows, labels, scene_parts.Parts(parts.tree, torch.where(own, of, IGNORE))
+        return found
 
     # ----------------------------------------------------------- tighter and looser
 
@@ -270,11 +284,14 @@ class Selector:
             def views() -> Iterator[tuple[rendering.Camera, Tensor]]:
                 for i in some:
                     view = scaled(model, cameras[i : i + 1])
-                    yield view, table.classes_of(model.look(view).object_ids)
+                    seen = model.look(view)
+                    nobody = (seen.object_ids == IGNORE) & (seen.alpha >= MIN_ACCUMULATION)
+                    yield view, torch.where(nobody, len(table), table.classes_of(seen.object_ids))
 
-            votes = accumulate(model.drawn_gaussians(), views(), len(table))
+            votes = accumulate(model.drawn_gaussians(), views(), len(table) + 1)
             kept = self._votes = (key, table, votes, rows)
         _, table, votes, rows = kept
-        own = torch.zeros(len(table), dtype=torch.bool, device=votes.rows.device)
-        own[[table.ids.index(i) for i in ids if i in table.ids]] = True
+        known = (*table.ids, NO_OBJECT)
+        own = torch.zeros(len(known), dtype=torch.bool, device=votes.rows.device)
+        own[[known.index(i) for i in ids if i in known]] = True
         return Balance(rows, votes.column(own), votes.column(~own), tuple(ids), key[0])

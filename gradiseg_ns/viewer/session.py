@@ -30,7 +30,7 @@ from gradiseg_ns.editing.edits import (
     Tint,
 )
 from gradiseg_ns.scene import selection as selecting
-from gradiseg_ns.scene.objects import copy_name
+from gradiseg_ns.scene.objects import NO_OBJECT, copy_name
 from gradiseg_ns.viewer.files import SceneFiles
 from gradiseg_ns.viewer.listing import Listing, ObjectRow, Snapshot, listed
 from gradiseg_ns.viewer.live_scene import LiveScene, SessionError
@@ -199,28 +199,34 @@ class Session:
     # --------------------------------------------------------------------- edits
 
     def _edit_selection(
-        self, what: str, make: Callable[[tuple[int, ...]], Sequence[Edit]], name: str | None = None
+        self,
+        what: str,
+        make: Callable[[tuple[int, ...]], Sequence[Edit]],
+        name: str | None = None,
+        *,
+        of_objects: bool = False,
     ) -> None:
         """Push a step on the selection. A part of objects becomes an object of its own first.
 
         Args:
             what: such as "hide"; the step is labelled so, with the objects' names.
             make: gives the edits of some ids.
-            name: of the new object, if a part is selected.
+            name: of the new object, if a part is selected, or what belongs to none.
+            of_objects: the edits are of objects alone: what belongs to none becomes one first.
         """
         self.selector.need_selection()
         selection, table = self.selection, self.arrangement().objects
         ids, first = selection.ids, []
-        if selection.region is not None:
+        if selection.region is not None or (of_objects and NO_OBJECT in ids):
             new = self.edits.new_id(table)
-            name = name or (
-                f"{listed(table, ids)}, part"
-                if len(ids) == 1 and not self.new_object.views
-                else f"object {new}"
-            )
-            first, ids = [Assign(ids, selection.region, new, clean_name(name))], (new,)
+            part = len(ids) == 1 and ids[0] != NO_OBJECT and not self.new_object.views
+            name = name or (f"{listed(table, ids)}, part" if part else f"object {new}")
+            taken = ids if selection.region is not None else (NO_OBJECT,)
+            first = [Assign(taken, selection.region, new, clean_name(name))]
+            ids = (new, *(i for i in ids if i not in taken))
         edits = [*first, *make(ids)]
-        label = clean_name(f"{what} {name or listed(table, ids)}")
+        whole = selection.region is None and selection.ids != (NO_OBJECT,)
+        label = clean_name(f"{what} {listed(table, selection.ids) if whole or name is None else name}")
         with self.editing.changing():
             undone = list(self.edits.undone)
             self.edits.push(label, *edits, before=selection)
@@ -253,10 +259,11 @@ class Session:
 
     def isolate(self) -> None:
         """Hide all but the selection."""
-        table = self.arrangement().objects
+        arrangement = self.arrangement()
+        known = (*arrangement.objects.ids, *([NO_OBJECT] if arrangement.unassigned else []))
 
         def others(ids: tuple[int, ...]) -> list[Edit]:
-            rest = tuple(i for i in table.ids if i not in ids)
+            rest = tuple(i for i in known if i not in ids)
             return [*([Hide(rest)] if rest else []), Hide(ids, False)]
 
         self._edit_selection("isolate", others)
@@ -276,17 +283,18 @@ class Session:
         name = clean_name(name)
         if len(self.selection.ids) != 1 and self.selection.region is None:
             raise SessionError("select one object to name it.")
-        if self.selection.region is not None:
-            self._edit_selection("name", lambda ids: [], name)
+        if self.selection.region is not None or self.selection.ids == (NO_OBJECT,):
+            self._edit_selection("name", lambda ids: [], name, of_objects=True)
         else:
             self._edit_selection("rename", lambda ids: [Rename(ids[0], name)])
 
     def make_object(self, name: str = "") -> None:
         """Make what is selected an object of its own."""
         self.selector.need_selection()
-        if self.selection.region is None:
+        if self.selection.region is None and self.selection.ids != (NO_OBJECT,):
             raise SessionError("what is selected is an object already.")
-        self._edit_selection("new object", lambda ids: [], clean_name(name) if name.strip() else None)
+        own = clean_name(name) if name.strip() else None
+        self._edit_selection("new object", lambda ids: [], own, of_objects=True)
 
     def remove(self) -> None:
         """Take the selection out."""
@@ -307,7 +315,7 @@ class Session:
                 edits.append(Duplicate(i, new, taken[-1]))
             return edits
 
-        self._edit_selection("duplicate", copies)
+        self._edit_selection("duplicate", copies, of_objects=True)
         self._select(Selection(tuple(made)))
 
     def merge(self, into: int) -> None:
@@ -362,11 +370,15 @@ class Session:
         if step is None:
             return None
         selection = step.before if back and step.before is not None else self.selection
-        known = self.arrangement().objects.ids
-        if not set(selection.ids) <= set(known):
-            selection = Selection(tuple(i for i in selection.ids if i in known))
-        self._select(selection)
+        self._select(self._still_there(selection))
         return step.label
+
+    def _still_there(self, selection: Selection) -> Selection:
+        """Of a selection what there is still; itself if that is all."""
+        known = {NO_OBJECT, *self.arrangement().objects.ids}
+        if set(selection.ids) <= known:
+            return selection
+        return Selection(tuple(i for i in selection.ids if i in known))
 
     # --------------------------------------------------------------------- files
 
@@ -374,9 +386,9 @@ class Session:
         """Write the list of edits, as `SceneFiles.save`. Of the selection stays what there is still."""
         path, added = self.files.save()
         if added:
-            known = set(self.arrangement().objects.ids)
-            if not set(self.selection.ids) <= known:
-                self._select(Selection(tuple(i for i in self.selection.ids if i in known)))
+            selection = self._still_there(self.selection)
+            if selection is not self.selection:
+                self._select(selection)
         return path, added
 
     def load(self, data: Any = None, origin: str = "") -> int:

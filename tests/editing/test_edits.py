@@ -15,6 +15,7 @@ from gradiseg_ns import rendering
 from gradiseg_ns.editing import arrangement as editing
 from gradiseg_ns.editing.arrangement import arrange, edited_splat
 from gradiseg_ns.editing.checking import EditError
+from gradiseg_ns.editing.display import Selection, drawn_rows
 from gradiseg_ns.editing.edit_list import EditList
 from gradiseg_ns.editing.edits import (
     Assign,
@@ -32,7 +33,7 @@ from gradiseg_ns.editing.edits import (
 )
 from gradiseg_ns.editing.regions import Region
 from gradiseg_ns.formats.write_ply import write_ply
-from gradiseg_ns.scene.objects import ObjectTable
+from gradiseg_ns.scene.objects import NO_OBJECT, ObjectTable
 from gradiseg_ns.scene.rotations import rotate_harmonics, rotation_matrix
 from gradiseg_ns.scene.splat import Splat
 
@@ -120,6 +121,58 @@ def test_merge_rename_duplicate() -> None:
     assert len(doubled) == 80
     assert objects.names[objects.ids.index(11)] == "second cup"
     assert torch.equal(doubled.means[doubled.labels == 11], splat.means[splat.labels == 4])
+
+
+def test_what_belongs_to_no_object_is_hidden_tinted_moved_and_becomes_one(tmp_path) -> None:
+    splat = make_splat()
+    splat.labels = torch.where(splat.labels == 0, NO_OBJECT, splat.labels)
+    table = ObjectTable.create([4, 9], {4: "cup", 9: "pear"})
+
+    def folded(*edits: Edit) -> editing.Arrangement:
+        return arrange(splat.labels, splat.means, table, [Step("test", edits)])
+
+    assert folded().unassigned == 20 and folded().counts() == {4: 20, 9: 20}
+    hidden = folded(Hide((NO_OBJECT, 4)))
+    assert hidden.without_hidden().object_ids.unique().tolist() == [9] and hidden.unassigned == 20
+    assert folded(Hide((NO_OBJECT, 4)), Hide((NO_OBJECT,), False)).hidden == {4}
+    tinted = folded(Tint((NO_OBJECT,), (1.0, 0, 0)), Move((NO_OBJECT,), Similarity(translation=(1, 0, 0))))
+    own = splat.labels == NO_OBJECT
+    assert torch.equal(tinted.tint > 0, own) and torch.equal(tinted.pose > 0, own)
+    assert len(folded(Remove((NO_OBJECT,))).source) == 40
+    assert folded(Merge((NO_OBJECT,), 9)).counts() == {4: 20, 9: 40}
+    new = Assign((NO_OBJECT, 4), None, 1, "all but the pear")
+    assert folded(new).counts() == {1: 40, 4: 0, 9: 20} and folded(new).unassigned == 0
+    assert folded(new, Rename(1, "rest")).objects.names == ("rest", "cup", "pear")
+    edits = EditList()
+    assert edits.new_id(ObjectTable.create([])) == 1, "0 stands for a background elsewhere"
+    edits.push("all", Hide((NO_OBJECT,)), new)
+    assert edits.new_id(ObjectTable.create([])) == 5
+    edits.save(tmp_path / "edits.json")
+    again = EditList.load(tmp_path / "edits.json").steps[0].edits
+    assert [e.to_json() for e in again] == [e.to_json() for e in (Hide((NO_OBJECT,)), new)]
+
+
+def test_a_splat_without_labels_has_no_object_before_its_edits() -> None:
+    splat = make_splat()
+    chosen = splat.labels == 4
+    splat.labels = None
+    region = Region.create(splat.means, chosen, torch.ones_like(chosen))
+    steps = [Step("make", (Assign((NO_OBJECT,), region, 1, "cup"),)), Step("isolate", (Hide((NO_OBJECT,)),))]
+    edited, arrangement = edited_splat(splat, ObjectTable.create([]), steps, {})
+    assert arrangement.objects.names == ("cup",) and edited.labels is not None and splat.labels is None
+    assert torch.equal(edited.means, splat.means[chosen]) and (edited.labels == 1).all()
+
+
+def test_a_selection_may_be_what_belongs_to_no_object() -> None:
+    splat = make_splat()
+    labels = torch.where(splat.labels == 0, NO_OBJECT, splat.labels)
+    arrangement = arrange(labels, splat.means, ObjectTable.create([4, 9]), [])
+    shown = drawn_rows(arrangement, Selection((NO_OBJECT,)), splat.means)
+    assert shown.selected is not None and torch.equal(shown.selected, labels == NO_OBJECT)
+    assert drawn_rows(arrangement, Selection((4,)), splat.means).selected is None, (
+        "pixels of whole objects are known by their ids"
+    )
+    assert drawn_rows(arrangement, Selection(), splat.means).selected is None
 
 
 def test_edits_of_what_is_gone_are_passed_over() -> None:
@@ -330,6 +383,9 @@ BAD = [
     ({"edit": "hide", "ids": []}, "list of object ids"),
     ({"edit": "hide", "ids": [True]}, "integer"),
     ({"edit": "hide", "ids": [-4]}, "integer"),
+    ({"edit": "rename", "id": -1, "name": "x"}, "integer from 0"),
+    ({"edit": "assign", "ids": [1], "to": -1, "name": "x", "region": None}, "integer from 0"),
+    ({"edit": "merge", "ids": [1], "into": -1}, "integer from 0"),
     ({"edit": "hide", "ids": [1], "hidden": "yes"}, "true or false"),
     ({"edit": "tint", "ids": [1], "color": [float("nan"), 0, 0]}, "finite"),
     ({"edit": "tint", "ids": [1], "color": "red"}, "3 finite numbers"),
@@ -507,9 +563,10 @@ def test_random_edits_never_fail_and_counts_agree() -> None:
     """Whatever the order, rows and objects stay consistent."""
     random.seed(3)
     splat = make_splat(90)
+    splat.labels = torch.where(torch.arange(90) < 10, NO_OBJECT, splat.labels).int()
     edits = EditList()
     for number in range(150):
-        ids = (random.choice([0, 4, 9, 30, 31, 32, 77]),)
+        ids = (random.choice([NO_OBJECT, 0, 4, 9, 30, 31, 32, 77]),)
         other = random.choice([0, 4, 9, 30, 31])
         chosen = splat.means[:, 0] > random.uniform(-1, 1)
         edits.push(
@@ -519,11 +576,12 @@ def test_random_edits_never_fail_and_counts_agree() -> None:
                 Merge(ids, other), Duplicate(ids[0], 30 + number % 3, "copy") if number % 7 == 0 else Rename(other, "n"),
                 Move(ids, Similarity((1, 0, 0.1, 0), (0.01, 0, 0))),
                 Assign(ids, Region.create(splat.means, chosen | (splat.labels == 4), splat.labels >= 0), 31, "part"),
+                Assign(ids, None, 30, "whole") if number % 11 == 0 else Hide(ids, False),
             ]),
         )  # fmt: skip
         arrangement = arrange(splat.labels, splat.means, TABLE, edits.steps)
-        assert sum(arrangement.counts().values()) == len(arrangement.source)
-        assert set(arrangement.object_ids.tolist()) <= set(arrangement.objects.ids)
+        assert sum(arrangement.counts().values()) + arrangement.unassigned == len(arrangement.source)
+        assert set(arrangement.object_ids.tolist()) <= {NO_OBJECT, *arrangement.objects.ids}
         if number % 10 == 0:
             shown = arrangement.without_hidden()
             assert len(shown.apply(splat.to_parameters())["means"]) == len(shown.source)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradiseg_ns.scene.objects import ObjectTable
-from gradiseg_ns.scene.parts import PartError, Parts, PartTree, coarser, finer, node_of
+from gradiseg_ns.scene.parts import PartError, Parts, PartTree, coarser, finer, node_of, parts_as_objects
 
 TREE = PartTree.create({5: 1, 6: 1, 7: 6, 9: 2}, objects={1: "cup", 2: "lamp"})
 """Cup 1 has the parts 5 and 6, and 6 the part 7. Lamp 2 has the part 9; object 3 has none."""
@@ -62,6 +62,33 @@ def test_a_selection_goes_up_to_the_object_and_down_to_the_parts() -> None:
     assert [node_of(LABELS, PARTS, rows) for rows in (cup, _rows(2, 3), _rows(0, 6))] == [1, 6, -1]
 
 
+def test_objects_that_are_parts_of_others_are_walked_likewise() -> None:
+    ids = torch.tensor([5, 5, 6, 7, 7, 1, 2, -1])
+    labels, parts = parts_as_objects(ids, {5: 1, 6: 1, 7: 6, 8: 4})
+    assert labels.tolist() == [1, 1, 1, 1, 1, 1, 2, -1] and parts.labels.tolist() == [
+        5,
+        5,
+        6,
+        7,
+        7,
+        -1,
+        -1,
+        -1,
+    ]
+    walked = [ids == 7]
+    for _ in range(3):
+        walked.append(coarser(labels, parts, walked[-1]))
+    assert [rows.nonzero()[:, 0].tolist() for rows in walked[1:]] == [
+        [2, 3, 4],
+        [0, 1, 2, 3, 4, 5],
+        [0, 1, 2, 3, 4, 5],
+    ]
+    assert torch.equal(finer(labels, parts, walked[-1], near=0), ids == 5)
+    assert torch.equal(coarser(labels, parts, ids == -1), ids == -1)
+    with pytest.raises(PartError, match="part of itself"):
+        parts_as_objects(ids, {5: 6, 6: 5})
+
+
 def test_parts_survive_a_checkpoint_and_old_ones_have_none() -> None:
     again = Parts.from_state(PARTS.to_state(), len(LABELS))
     assert again is not None and again.tree == TREE and torch.equal(again.labels, PARTS.labels)
@@ -74,5 +101,7 @@ def test_a_table_of_objects_keeps_parents() -> None:
     assert dict(table.parents) == {5: 1}
     assert dict(ObjectTable.from_dict(json.loads(json.dumps(table.to_dict()))).parents) == {5: 1}
     assert "parents" not in ObjectTable.create([1]).to_dict(), "tables without parts are as they were"
+    more = ObjectTable.create([1, 5, 6], {}, {5: 1}).with_parents({6: 5, 9: 1})
+    assert dict(more.parents) == {5: 1, 6: 5} and more.with_parents({6: 5}) is more
     with pytest.raises(ValueError, match="another id for each part"):
         ObjectTable((1,), ("a",), torch.zeros(1, 3), {1: 1})

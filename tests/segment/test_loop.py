@@ -18,6 +18,7 @@ from gradiseg_ns.segment.evidence import Evidence, inside_outside
 from gradiseg_ns.segment.loop import (
     Click,
     SegmentError,
+    Sight,
     Views,
     find_everything,
     find_object,
@@ -148,6 +149,26 @@ def test_clicks_are_in_pixels_of_the_camera(tiny: Tiny) -> None:
     maker = Exact(tiny, views)
     maker.masks = [m == RED for m in small]
     assert iou(tiny, find_object(tiny.gaussians, views, maker, [tiny.click()]).selected) > 0.85
+
+
+def test_views_are_added_and_given_up(tiny: Tiny) -> None:
+    looked: list[int] = []
+
+    def look(camera: rendering.Camera) -> Sight:
+        looked.append(camera.height)
+        return see(tiny.splat, camera)
+
+    views = Views(look, tiny.cameras[:2], height=36)
+    views.add(tiny.cameras[2:4])
+    assert len(views) == len(views.given) == 4 and views.given[3] is tiny.cameras[3]
+    assert [camera.height for camera in views.cameras] == [36] * 4
+    kept, given_up = views.sight(1), views.sight(3)
+    assert views.weights(tiny.gaussians).shape == (4, len(tiny.gaussians))
+    views.keep(2)
+    assert len(views) == 2 and len(views.weights(tiny.gaussians)) == 2 and views.sight(1) is kept
+    views.add(tiny.cameras[3:4])
+    before = len(looked)
+    assert views.sight(2) is not given_up and len(looked) == before + 1, "it is another view now"
 
 
 def test_a_mask_that_contradicts_the_others_does_not_count(tiny: Tiny) -> None:

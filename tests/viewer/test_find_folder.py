@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import gradiseg_ns.viewer.find_folder as find_folder
+from gradiseg_ns.editing.display import Editing
 from gradiseg_ns.pipeline import GradisegPipeline
 from gradiseg_ns.scene.parts import Parts, PartTree
 from gradiseg_ns.tools.weights import WeightsError
@@ -153,3 +154,26 @@ def test_coarser_and_finer(session: Session, camera: Any, pipeline: GradisegPipe
         assert session.selection.ids == (8,)
     finally:
         del model.strategy_state["part"], model.strategy_state["part_tree"]
+
+
+def test_objects_may_be_the_parts(session: Session, pipeline: GradisegPipeline) -> None:  # noqa: F811
+    """As after a training on maps of parts: both balls are parts of one toy, which has no Gaussian of its own."""
+    model = pipeline.model
+    before = model.objects
+    model.objects = before.with_parents({1: 30, 7: 30})
+    model.editing = Editing()
+    try:
+        assert session.snapshot().parts
+        session.select([1])
+        session.coarser()
+        assert session.selection.ids == (1, 7) and session.selection.region is None
+        with pytest.raises(SessionError, match="not a part"):
+            session.coarser()
+        session.finer()
+        assert session.selection.ids in ((1,), (7,))
+        session.select([0])
+        for step in (session.coarser, session.finer):
+            with pytest.raises(SessionError, match="part"):
+                step()
+    finally:
+        model.objects = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -52,10 +53,17 @@ def test_pick_isolate_tint_scale_undo_export(trainer: GradisegTrainer, tmp_path:
             browser.wait(
                 lambda: any("red ball" in text for text in browser.texts()), what="the list of objects"
             )
-            browser.page.wait_for_timeout(4000)
+            browser.wait(
+                lambda: any(re.fullmatch(r"Resolution: [1-9]\d+x\d+px", text) for text in browser.texts()),
+                what="a picture",
+            )
             points = [(x, y) for y in (0.5, 0.6, 0.4, 0.7, 0.3) for x in (0.5, 0.4, 0.6, 0.3, 0.7)]
             name, folder = tell_story(
-                browser, points, lambda word: browser.screenshot(tmp_path / f"{word}.png"), tmp_path / "out"
+                browser,
+                points,
+                lambda word: browser.screenshot(tmp_path / f"{word}.png"),
+                tmp_path / "out",
+                0.2,
             )
             assert not browser.errors
         assert name in ("red ball", "blue ball")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from gradiseg_ns.viewer.websocket import (
     guard_requests,
+    index_icons,
     known_host,
     one_drain_at_a_time,
     refusal,
@@ -41,6 +43,21 @@ def test_drains_are_taken_in_turn() -> None:
     one_drain_at_a_time(Protocol)
     assert Protocol.drain is once
     assert asyncio.run(send_from_two_tasks()) == 5
+
+
+def test_the_archive_of_icons_is_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from viser import Icon, _gui_api, _icons
+
+    index_icons()
+    with tarfile.open(_icons.ICONS_DIR / "tabler-icons.tar") as archive:
+        for icon in (Icon.EYE, Icon.EYE_OFF):
+            file = archive.extractfile(f"{icon}.svg")
+            assert file is not None and _gui_api.svg_from_icon(icon) == file.read().decode()
+    monkeypatch.setattr(tarfile, "open", None)
+    assert _icons.svg_from_icon(Icon.TRASH).startswith("<svg"), "another icon, from its place"
+    once = _icons.svg_from_icon
+    index_icons()
+    assert _icons.svg_from_icon is once
 
 
 def test_the_legacy_protocol_is_mended() -> None:
