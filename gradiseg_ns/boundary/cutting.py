@@ -6,7 +6,8 @@ A splat that was trained on colours alone has Gaussians that lie across borders,
    again while they overshoot the object in which they lie. The halves together look as it did.
 2. *Fit.* The Gaussians that put weight into more than one object are fitted: their encodings to the id maps, and their
    shapes, opacities and constant colours too, so that an axis that overflows a mask shrinks (VCAR's idea). What holds the
-   picture in place are the splat's own renders before the fit.
+   picture in place are the splat's own renders before the fit. Only tiles with an edge, or with a pixel that the labels show
+   as another object, are drawn for it: a third of the picture, about.
 3. *Check.* The renders after are compared with those before. If they differ more than allowed, everything is taken back.
 
 Gaussians of one object alone never change.
@@ -31,16 +32,18 @@ from gradiseg_ns.grouping.densification import rotation_matrices
 from gradiseg_ns.losses.cross_entropy import identity_cross_entropy
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.votes import identities
-from gradiseg_ns.votes.accumulate import VoteAccumulator, Votes, accumulate
+from gradiseg_ns.votes.accumulate import Votes, accumulate
 from gradiseg_ns.votes.labels import majority
 from gradiseg_ns.votes.rendered import spread_views
 
-PASSES = 3
+PASSES = 2
 """How often each view is fitted."""
 MOST_CHANGE = 0.004
 """Mean absolute difference of colours, 0 to 1, between the renders before and after: a grey level of 8 bits."""
 MIXED = 0.02
 """Gaussians with a larger impurity are fitted; for two objects, the share of the smaller one is above 0.005."""
+FEW = 24
+"""With so many views or more, every second one is enough to find the Gaussians that lie across borders."""
 CHECKED = 8
 """Number of views in which edges and renders are compared, evenly spread."""
 ROUNDS = 4
@@ -52,12 +55,13 @@ SCALE = 8.0
 IDENTITY_WEIGHT = 0.3
 """Weight of the cross-entropy; the difference to the renders before has weight 1."""
 IDENTITY_RATE = 0.05
-RATES = {"means": 3.2e-4, "quats": 2e-3, "scales": 0.01, "opacities": 0.04, "features_dc": 5e-3}
+RATES = {"means": 2.2e-4, "quats": 1.4e-3, "scales": 7e-3, "opacities": 0.028, "features_dc": 3.5e-3}
 """Rates of Adam at the start; they fall to a tenth. That of the means is a share of the cameras' extent."""
 SEED = 0
 """Of the order of the views."""
 _LAST_RATE = 0.1
-_BETAS = (0.8, 0.95)
+_BETAS = (0.5, 0.9)
+"""Of Adam. Views come in any order: what an earlier one asked for soon means nothing."""
 _CONSTANT = 0.28209479177387814
 """The constant spherical harmonic."""
 # Two equal Gaussians at +-OFFSET whose blend is nearest to one of opacity o and scale 1: their opacity and scale (least squares on a
@@ -108,13 +112,12 @@ class Cut:
 class _Looked(NamedTuple):
     """What the views show before anything is changed."""
 
-    votes: Votes
     pictures: list[Tensor]
     """float16 [H, W, 3] each."""
     depths: list[Tensor]
     """float32 [H, W] each, world units."""
-    displacement: float
-    """As `Consensus.displacement`, from `CHECKED` views."""
+    tiles: list[Tensor]
+    """bool [H / 16, W / 16] each, rounded up: the tiles that are worth fitting."""
 
 
 def sharpen(
@@ -144,74 +147,120 @@ def sharpen(
     if passes < 0:
         raise ValueError(f"sharpen: passes is {passes}, expected 0 or more.")
     advance = progress or (lambda: None)
-    looked = _look(splat, views, len(codes), background, advance)
-    start = identities.encode(majority(looked.votes).classes, codes)
-    every = torch.arange(len(splat), device=splat.means.device)
-    mixed = impurity(looked.votes) > MIXED
-    same = Cut(splat, start, looked.votes, every, 0, torch.zeros_like(mixed), 0.0, 0)
-    if not bool(mixed.any()):
-        return replace(same, reason="no Gaussian lies across a border")
-    if looked.displacement > 1:
-        return replace(same, reason="the edges of the id maps do not agree with each other")
-    cut, parents, classes = _split(splat, mixed, views, looked)
+    first = views[::2] if len(views) >= FEW else views
+    votes = accumulate(splat.gaussians(), first, len(codes), progress=advance)
+    labels = majority(votes).classes
+    mixed = impurity(votes) > MIXED
+    reason = None if bool(mixed.any()) else "no Gaussian lies across a border"
+    if reason is None and _displacement(splat, views, labels) > 1:
+        reason = "the edges of the id maps do not agree with each other"
+    if reason is not None:
+        return _same(splat, views, codes, reason, advance)
+    looked = _look(splat, views, labels, codes, background, advance)
+    cut, parents, classes = _split(splat, mixed, labels, len(codes), views, looked.depths)
+    fitted = mixed[parents]
     start = identities.encode(classes, codes)
-    cut, encoding = _fit(
-        cut, start, mixed[parents], views, looked.pictures, codes, background, passes, advance
-    )  # fmt: skip
+    cut, encoding = _fit(cut, start, fitted, views, looked, codes, background, passes, advance)
     compared = spread_views(len(views), CHECKED)
     change, psnr = _difference(cut, [(views[i][0], looked.pictures[i]) for i in compared], background)
     if not change <= most_change:
         reason = f"the pictures would change by {change:.4f}, more than {most_change:g}"
-        return replace(same, change=change, views=len(compared), psnr=psnr, reason=reason)
+        same = _same(splat, views, codes, reason, advance)
+        return replace(same, change=change, views=len(compared), psnr=psnr)
     votes = accumulate(cut.gaussians(), views, len(codes), progress=advance)
+    voted = identities.encode(majority(votes).classes, codes)
+    encoding = torch.where(fitted[:, None], encoding, voted)
     split = int((torch.bincount(parents, minlength=len(splat)) > 1).sum())
-    return Cut(cut, encoding, votes, parents, split, mixed[parents], change, len(compared), psnr)
+    return Cut(cut, encoding, votes, parents, split, fitted, change, len(compared), psnr)
+
+
+def _same(splat: Splat, views: Mapped, codes: Tensor, reason: str, advance: Callable[[], None]) -> Cut:
+    """The splat as it was, with the labels that all views vote for."""
+    votes = accumulate(splat.gaussians(), views, len(codes), progress=advance)
+    every = torch.arange(len(splat), device=splat.means.device)
+    encoding = identities.encode(majority(votes).classes, codes)
+    return Cut(
+        splat, encoding, votes, every, 0, torch.zeros_like(every, dtype=torch.bool), 0.0, 0, reason=reason
+    )
 
 
 def steps(views: int, passes: int = PASSES) -> int:
     """How often :func:`sharpen` reports progress."""
-    return views * (passes + 2)
+    return (views + 1) // 2 + views * (passes + 2) if views >= FEW else views * (passes + 3)
 
 
 @torch.no_grad()
-def _look(
-    splat: Splat, views: Mapped, count: int, background: Tensor, advance: Callable[[], None]
-) -> _Looked:
-    gaussians = splat.gaussians()
-    accumulator = VoteAccumulator(len(splat), count, splat.means.device)
-    pictures, depths = [], []
-    for camera, classes in views:
-        projection = rendering.project(gaussians, camera)
-        accumulator.add(projection, classes)
-        colors = splat.colors(camera, projection.radii[0] > 0)
-        (rgb, z), alpha = rendering.rasterize(projection, [colors, projection.depths[0][:, None]])
-        pictures.append((rgb + (1 - alpha) * background).clamp(0, 1).half())
-        depths.append(rendering.expected(z, alpha)[..., 0])
-        advance()
-    votes = accumulator.result()
-    labels = majority(votes).classes
-    found = []
+def _displacement(splat: Splat, views: Mapped, labels: Tensor) -> float:
+    """As `Consensus.displacement`, from `CHECKED` views."""
+    gaussians, found = splat.gaussians(), []
     for index in spread_views(len(views), CHECKED):
         camera, classes = views[index]
         _, displacement = agreed_classes(rendering.project(gaussians, camera), labels, classes.long())
         found.append(displacement / max(SHARP[0], SHARP[1] * math.hypot(camera.width, camera.height)))
     every = torch.cat(found) if found else torch.zeros(0)
-    return _Looked(votes, pictures, depths, float(every.median()) if len(every) else 0.0)
+    return float(every.median()) if len(every) else 0.0
 
 
 @torch.no_grad()
-def _split(splat: Splat, mixed: Tensor, views: Mapped, looked: _Looked) -> tuple[Splat, Tensor, Tensor]:
+def _look(
+    splat: Splat,
+    views: Mapped,
+    labels: Tensor,
+    codes: Tensor,
+    background: Tensor,
+    advance: Callable[[], None],
+) -> _Looked:
+    gaussians, encoding = splat.gaussians(), identities.encode(labels, codes)
+    looked = _Looked([], [], [])
+    for camera, classes in views:
+        projection = rendering.project(gaussians, camera)
+        colors = splat.colors(camera, projection.radii[0] > 0)
+        features = [colors, projection.depths[0][:, None], encoding]
+        (rgb, z, maps), alpha = rendering.rasterize(projection, features)
+        looked.pictures.append((rgb + (1 - alpha) * background).clamp(0, 1).half())
+        looked.depths.append(rendering.expected(z, alpha)[..., 0])
+        looked.tiles.append(_tiles(maps, classes.long(), codes))
+        advance()
+    return looked
+
+
+def _tiles(maps: Tensor, classes: Tensor, codes: Tensor) -> Tensor:
+    """The tiles that have an edge of a map of classes [H, W], or a pixel that the encodings [H, W, D] show as another class."""
+    height, width = classes.shape
+    tiles = torch.zeros(
+        -(-height // rendering.TILE), -(-width // rendering.TILE), dtype=torch.bool, device=maps.device
+    )
+    edge = torch.zeros_like(classes, dtype=torch.bool)
+    edge[:, 1:] |= classes[:, 1:] != classes[:, :-1]
+    edge[1:] |= classes[1:] != classes[:-1]
+    shown = identities.classify_encodings(maps.reshape(-1, maps.shape[-1]), codes).reshape(height, width)
+    down, right = (edge | (shown != classes) & (classes >= 0)).nonzero().unbind(1)
+    tiles[down // rendering.TILE, right // rendering.TILE] = True
+    return tiles
+
+
+@torch.no_grad()
+def _split(
+    splat: Splat, mixed: Tensor, labels: Tensor, count: int, views: Mapped, depths: Sequence[Tensor]
+) -> tuple[Splat, Tensor, Tensor]:
     """Split the mixed Gaussians, bool [N], that reach out of their object along that axis, and their halves again, until they do so no more.
+
+    Args:
+        splat: N Gaussians.
+        mixed: bool [N].
+        labels: int64 [N], their classes.
+        count: of the classes.
+        views: with their maps.
+        depths: [H, W] of each view.
 
     Returns:
         the splat, int64 [M] which of the N Gaussians each comes from, and its class int64 [M].
     """
 
     def seen() -> Iterator[tuple[rendering.Camera, Tensor, Tensor]]:
-        for (camera, classes), depth in zip(views, looked.depths, strict=True):
+        for (camera, classes), depth in zip(views, depths, strict=True):
             yield camera, classes.long(), depth
 
-    labels = majority(looked.votes).classes
     parents = torch.arange(len(splat), device=splat.means.device)
     begin = 0  # what stands before it does not overshoot
     for turn in range(ROUNDS):
@@ -223,7 +272,7 @@ def _split(splat: Splat, mixed: Tensor, views: Mapped, looked: _Looked) -> tuple
         splat, come_from = halves(splat, begin + rows, axis)
         parents, labels = parents[come_from], labels[come_from]
         begin = len(splat) - 2 * len(rows)
-        stand = standing(splat.means[begin:], looked.votes.shape[1], seen())
+        stand = standing(splat.means[begin:], count, seen())
         labels[begin:] = torch.where(stand >= 0, stand, labels[begin:])
     return splat, parents, labels
 
@@ -276,49 +325,101 @@ def _between(opacity: Tensor, values: Sequence[float]) -> Tensor:
     return value[right - 1] + share * (value[right] - value[right - 1])
 
 
+class _Steps:
+    """Adam on some rows at a time: a Gaussian that a step does not see is not moved by what others saw.
+
+    Args:
+        values: [M, ...] by name; they are changed in place.
+        movable: bool [M]; the others keep their values.
+        rates: by name, at the start.
+    """
+
+    def __init__(self, values: dict[str, Tensor], movable: Tensor, rates: dict[str, float]) -> None:
+        self.values, self.rates = values, rates
+        moving = movable.nonzero()[:, 0]
+        self.place = torch.full_like(movable, -1, dtype=torch.int64)
+        self.place[moving] = torch.arange(len(moving), device=moving.device)
+        self.count = torch.zeros(len(moving), device=moving.device)
+        self.moments = {
+            name: tuple(value.new_zeros(len(moving), *value.shape[1:]) for _ in range(2))
+            for name, value in values.items()
+        }
+
+    def take(self, rows: Tensor) -> dict[str, Tensor]:
+        """The values of some Gaussians as leaves of a graph."""
+        return {name: value.index_select(0, rows).requires_grad_() for name, value in self.values.items()}
+
+    @torch.no_grad()
+    def step(self, rows: Tensor, taken: dict[str, Tensor], share: float) -> None:
+        """Move the Gaussians that were taken by a share of the rates against their gradients."""
+        place = self.place[rows]
+        ours = (place >= 0).nonzero()[:, 0]
+        rows, place = rows[ours], place[ours]
+        self.count[place] += 1
+        first, second = (1 - beta ** self.count[place] for beta in _BETAS)
+        for name, leaf in taken.items():
+            if leaf.grad is None:
+                continue
+            gradient, shape = leaf.grad.index_select(0, ours), (-1, *(1,) * (leaf.dim() - 1))
+            mean, square = (moment.index_select(0, place) for moment in self.moments[name])
+            mean.lerp_(gradient, 1 - _BETAS[0])
+            square.lerp_(gradient.square_(), 1 - _BETAS[1])
+            self.moments[name][0].index_copy_(0, place, mean)
+            self.moments[name][1].index_copy_(0, place, square)
+            size = square.div_(second.view(shape)).sqrt_().add_(1e-15).mul_(first.view(shape))
+            moved = leaf.detach().index_select(0, ours).sub_(mean.div_(size), alpha=share * self.rates[name])
+            self.values[name].index_copy_(0, rows, moved)
+
+
 def _fit(
     splat: Splat,
     encoding: Tensor,
     movable: Tensor,
     views: Mapped,
-    pictures: Sequence[Tensor],
+    looked: _Looked,
     codes: Tensor,
     background: Tensor,
     passes: int,
     advance: Callable[[], None],
 ) -> tuple[Splat, Tensor]:
     """Fit the movable Gaussians, bool [N], to the id maps and to the pictures. Returns the splat and its encodings."""
-    rows = movable.nonzero()[:, 0]
-    fixed: dict[str, Tensor] = {name: getattr(splat, name) for name in RATES} | {"encoding": encoding}
-    moving = {name: value[rows].clone().requires_grad_() for name, value in fixed.items()}
+    values = {name: getattr(splat, name).clone() for name in RATES} | {"encoding": encoding.clone()}
     rates = {**RATES, "means": RATES["means"] * _extent([c for c, _ in views]), "encoding": IDENTITY_RATE}
-    optimizer = torch.optim.Adam(
-        [{"params": [moving[name]], "lr": rate, "first": rate} for name, rate in rates.items()],
-        betas=_BETAS, eps=1e-15,
-    )  # fmt: skip
+    steps = _Steps(values, movable, rates)
+    with torch.no_grad():  # which Gaussians reach the tiles of each view
+        reached = [
+            rendering.reaching(splat.project(camera), tiles).nonzero()[:, 0].int()
+            for (camera, _), tiles in zip(views, looked.tiles, strict=True)
+        ]
     generator, count = torch.Generator().manual_seed(SEED), passes * len(views)
     order = [i for _ in range(passes) for i in torch.randperm(len(views), generator=generator).tolist()]
     weight, bias = SCALE * codes, codes.new_zeros(len(codes))
     for place, index in enumerate(order):
-        for group in optimizer.param_groups:
-            group["lr"] = group["first"] * (1 - (1 - _LAST_RATE) * place / count)
         camera, classes = views[index]
-        with torch.enable_grad():
-            now = {name: value.index_put((rows,), moving[name]) for name, value in fixed.items()}
-            identity = now.pop("encoding")
-            rgb, maps = _blend(replace(splat, **now), identity, camera, background)
-            loss = (rgb - pictures[index].float()).abs().mean()
-            labels = classes.reshape(-1).long()
-            if bool((labels >= 0).any()):
-                pixels = maps.reshape(-1, maps.shape[-1])
-                loss = loss + IDENTITY_WEIGHT * identity_cross_entropy(pixels, weight, bias, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        tiles, rows = looked.tiles[index], reached[index].long()
         advance()
-    done = {name: value.index_put((rows,), moving[name].detach()) for name, value in fixed.items()}
-    found = done.pop("encoding")
-    return replace(splat, **done), found
+        if len(rows) == 0:
+            continue
+        inside = tiles.repeat_interleave(rendering.TILE, 0).repeat_interleave(rendering.TILE, 1)
+        inside = inside[: camera.height, : camera.width]
+        with torch.enable_grad():
+            taken = steps.take(rows)
+            now = {name: value for name, value in taken.items() if name != "encoding"}
+            part = replace(splat, **now, features_rest=splat.features_rest[rows], labels=None, extra={})
+            rgb, maps = _blend(part, taken["encoding"], camera, background, tiles)
+            error = (rgb - looked.pictures[index].float()) * inside[..., None]
+            loss = error.abs().mean()
+            labels = torch.where(inside, classes.long(), IGNORE)
+            known = int((labels >= 0).sum())
+            if known:
+                share = known / max(1, int((classes >= 0).sum()))
+                pixels = maps.reshape(-1, maps.shape[-1])
+                told = identity_cross_entropy(pixels, weight, bias, labels.reshape(-1))
+                loss = loss + IDENTITY_WEIGHT * share * told
+        loss.backward()
+        steps.step(rows, taken, 1 - (1 - _LAST_RATE) * place / count)
+    found = values.pop("encoding")
+    return replace(splat, **values), found
 
 
 def _difference(
@@ -332,10 +433,10 @@ def _difference(
 
 
 def _blend(
-    splat: Splat, encoding: Tensor, camera: rendering.Camera, background: Tensor
+    splat: Splat, encoding: Tensor, camera: rendering.Camera, background: Tensor, tiles: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The picture [H, W, 3], not clamped, and the map of encodings [H, W, D], in the graph."""
-    projection = splat.project(camera)
+    """The picture [H, W, 3], not clamped, and the map of encodings [H, W, D], in the graph, of some tiles."""
+    projection = rendering.only(splat.project(camera), tiles)
     with torch.no_grad():
         colors = splat.colors(camera, projection.radii[0] > 0)
     dc = splat.features_dc

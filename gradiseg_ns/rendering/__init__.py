@@ -23,6 +23,7 @@ from torch import Tensor
 from .types import Camera, Gaussians, Projection
 
 __all__ = [
+    "TILE",
     "Camera",
     "Gaussians",
     "Projection",
@@ -31,14 +32,18 @@ __all__ = [
     "default_backend",
     "depth",
     "expected",
+    "only",
     "project",
     "rasterize",
+    "reaching",
     "render",
     "set_num_threads",
     "spherical_harmonics",
     "transpose",
 ]
 
+TILE = 16
+"""Side of a tile, in pixels."""
 _MODULES = {"gsplat": "gsplat_backend", "cpu": "cpu_backend", "torch": "oracle"}
 
 
@@ -159,7 +164,47 @@ def crop(projection: Projection, x: int, y: int, width: int = 1, height: int = 1
     K[1, 2] -= y
     means2d = projection.means2d - projection.means2d.new_tensor([x, y])
     camera = projection.camera._replace(K=K, width=width, height=height)
-    return dataclasses.replace(projection, camera=camera, means2d=means2d, _state=None)
+    return dataclasses.replace(projection, camera=camera, means2d=means2d, tiles=None, _state=None)
+
+
+def only(projection: Projection, tiles: Tensor) -> Projection:
+    """The same picture with only some of its tiles of 16x16 pixels: the others are empty (maps and alpha 0, no gradient).
+
+    In the tiles that are left, values and gradients are those of the whole picture, bit by bit. The CPU kernels do not touch the
+    others, so it costs less; gsplat blends all and drops them.
+
+    Args:
+        projection: of the whole picture.
+        tiles: bool [rows, columns] of the tiles, H / 16 and W / 16 rounded up.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    camera = projection.camera
+    _check_shape("tiles", tiles, (-(-camera.height // TILE), -(-camera.width // TILE)))
+    return dataclasses.replace(projection, tiles=tiles.bool().cpu(), _state=None)
+
+
+@torch.no_grad()
+def reaching(projection: Projection, tiles: Tensor, side: int = TILE) -> Tensor:
+    """The Gaussians whose square of 3 sigma touches one of some tiles, bool [N]: no other one is seen in them.
+
+    Args:
+        projection: of N Gaussians.
+        tiles: bool [rows, columns], as for :func:`only`.
+        side: of a tile in pixels of this projection, if it is of a smaller picture.
+    """
+    down, across = tiles.shape
+    radii, means = projection.radii[0], projection.means2d[0]
+    limit = means.new_tensor([across, down])
+    low = ((means - radii[:, None]) / side).floor().clamp(min=0).minimum(limit).long()
+    high = ((means + radii[:, None]) / side).ceil().clamp(min=0).minimum(limit).long()
+    # How many of the tiles are in the rectangle above and to the left of each corner.
+    sums = torch.zeros(down + 1, across + 1, dtype=torch.int64, device=means.device)
+    sums[1:, 1:] = tiles.to(means.device, torch.int64).cumsum(0).cumsum(1)
+    (left, top), (right, bottom) = low.unbind(-1), high.unbind(-1)
+    inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return (radii > 0) & (inside > 0)
 
 
 def rasterize(

@@ -126,7 +126,8 @@ def _bins(projection: Projection) -> Bins:
         )
         means2d, conics, depths, opacities, radii = (_array(t[0]) for t in tensors)
         width, height = projection.camera.width, projection.camera.height
-        projection._state = bin_gaussians(means2d, conics, depths, opacities, radii, width, height)
+        tiles = None if projection.tiles is None else _array(projection.tiles.contiguous()).reshape(-1)
+        projection._state = bin_gaussians(means2d, conics, depths, opacities, radii, width, height, tiles)
     return projection._state
 
 
@@ -331,7 +332,7 @@ def backproject(projection: Projection, maps: Tensor) -> Tensor:
 def count_pairs(projection: Projection) -> int:
     """Pixels times Gaussians that the kernels blend: 16 for each 4x4 group in which any pixel takes a Gaussian."""
     bins, camera = _bins(projection), projection.camera
-    maps = np.zeros((camera.height, camera.width, 1), np.float32)
+    maps = np.ones((camera.height, camera.width, 1), np.float32)
     rows, mask = np.empty((len(bins.ranks), BLOCK), np.float32), np.empty(len(bins.ranks), np.uint16)
     lists = bins.tile_start, bins.ranks, bins.geometry
     _tiles(

@@ -154,6 +154,7 @@ def rasterize(
     resting = [i for i, moves in enumerate(geometry_grad) if not moves]
     if features[0].shape[0] == 0:
         return _nothing(projection, features)
+    wanted = _wanted(projection)
 
     maps: list[Tensor] = list(features)
     # absgrad is assigned by each backward of gsplat, not accumulated, and only a pass that sees every moving channel knows
@@ -178,7 +179,18 @@ def rasterize(
         parts = features[i].split(passes(features[i].shape[1]), -1)
         blends = [_blend(projection, part, share=geometry_grad[i], absgrad=False)[0] for part in parts]
         maps[i] = blends[0] if len(blends) == 1 else torch.cat(blends, -1)
+    if wanted is not None:
+        maps, alpha = [torch.where(wanted, m, 0.0) for m in maps], torch.where(wanted, alpha, 0.0)
     return maps, alpha
+
+
+def _wanted(projection: Projection) -> Tensor | None:
+    """bool [H, W, 1], the pixels of the tiles that are blended; None: all."""
+    if projection.tiles is None:
+        return None
+    tiles = projection.tiles.to(projection.means2d.device)
+    pixels = tiles.repeat_interleave(TILE, 0).repeat_interleave(TILE, 1)
+    return pixels[: projection.camera.height, : projection.camera.width, None]
 
 
 def _nothing(projection: Projection, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -190,7 +202,9 @@ def _nothing(projection: Projection, features: Sequence[Tensor]) -> tuple[list[T
 
 def backproject(projection: Projection, maps: Tensor) -> Tensor:
     n, channels = projection.radii.shape[1], maps.shape[2]
-    maps = maps.to(torch.float32)
+    maps, wanted = maps.to(torch.float32), _wanted(projection)
+    if wanted is not None:
+        maps = torch.where(wanted, maps, 0.0)
     if n == 0:
         return maps.new_zeros(0, channels)
     sums = []

@@ -106,6 +106,8 @@ def tile_lists(projection: Projection) -> list[tuple[int, int, int, int, Tensor]
         for x in range(0, projection.camera.width, TILE):
             tile = low.new_tensor([x // TILE, y // TILE])
             inside = ((low <= tile) & (tile < high)).all(1)
+            if projection.tiles is not None:
+                inside &= bool(projection.tiles[y // TILE, x // TILE])
             x1, y1 = min(x + TILE, projection.camera.width), min(y + TILE, projection.camera.height)
             lists.append((x, x1, y, y1, visible.index_select(0, torch.nonzero(inside)[:, 0])))
     return lists

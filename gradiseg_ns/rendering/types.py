@@ -73,6 +73,8 @@ class Projection:
     """[1, N] in the graph; of antialiased Gaussians, multiplied by the compensation factor."""
     backend: str
     """"gsplat", "cpu" or "torch"."""
+    tiles: Tensor | None = None
+    """bool [H / 16, W / 16], rounded up: the tiles that are blended, on the CPU; None: all. The others stay empty (`only`)."""
     _state: Any = field(default=None, repr=False)
     """Data that the backend keeps between blends of one projection (its tile lists)."""
 

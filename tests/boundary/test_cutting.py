@@ -188,6 +188,55 @@ def test_edges_that_contradict_each_other_are_left_alone() -> None:
     assert cut.reason is not None and "do not agree" in cut.reason
 
 
+def test_only_tiles_with_an_edge_or_a_wrong_pixel_are_fitted() -> None:
+    classes = torch.zeros(40, 70, dtype=torch.int64, device=here())
+    classes[:20, :20] = 1
+    classes[:, 69] = -1
+    shown = classes.clamp(min=0)
+    shown[35, 50] = 1
+    shown[5, 69] = 1  # no label says that it is wrong
+    tiles = cutting._tiles(_codes()[shown], classes, _codes())
+    expected = torch.zeros(3, 5, dtype=torch.bool, device=here())
+    expected[1, :2] = expected[0, 1] = expected[2, 3] = True
+    expected[:, 4] = True  # from labels to none
+    assert torch.equal(tiles, expected)
+
+
+def test_a_step_moves_what_it_saw_and_nothing_else() -> None:
+    """Against torch's Adam, for a Gaussian that every step sees."""
+    values = {"a": torch.zeros(4, 2, device=here()), "b": torch.ones(4, device=here())}
+    movable = torch.tensor([True, False, True, True], device=here())
+    steps = cutting._Steps(values, movable, {"a": 0.1, "b": 0.01})
+    twin = torch.zeros(2, device=here(), requires_grad=True)
+    adam = torch.optim.Adam([twin], lr=0.1, betas=cutting._BETAS, eps=1e-15)
+    for k in range(3):
+        rows = torch.tensor([0, 1, 2] if k == 1 else [0, 1], device=here())
+        taken = steps.take(rows)
+        gradient = torch.tensor([1.0, -2.0], device=here()) * (k + 1)
+        (taken["a"] * gradient).sum().backward()
+        steps.step(rows, taken, 1.0)
+        twin.grad = gradient
+        adam.step()
+    torch.testing.assert_close(values["a"][0], twin.detach())
+    assert float(values["a"][1].abs().max()) == 0, "not movable"
+    torch.testing.assert_close(values["a"][2], torch.tensor([-0.1, 0.1], device=here()))
+    assert float(values["a"][3].abs().max()) == 0, "not seen"
+    assert torch.equal(values["b"], torch.ones(4, device=here())), "no loss asked for it"
+
+
+def test_of_many_views_every_second_one_finds_what_is_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "FEW", 2)
+    steps: list[int] = []
+    cut = cutting.sharpen(
+        _wall(), _views(), _codes(), _black(), passes=1, most_change=1.0, progress=lambda: steps.append(1)
+    )
+    assert cut.reason is None and cut.split >= 2 and len(steps) == cutting.steps(len(_views()), 1)
+    every = accumulate(cut.splat.gaussians(), _views(), 2)
+    assert torch.equal(cut.votes.dense(), every.dense()), "all views vote for the labels"
+    hard = identities.encode(majority(every).classes, _codes())
+    assert torch.equal(cut.encoding[~cut.fitted], hard[~cut.fitted])
+
+
 def test_views_without_labels_move_nothing_of_the_identities() -> None:
     """A map without any label still holds the picture."""
     views = _views()

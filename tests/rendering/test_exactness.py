@@ -11,13 +11,16 @@ import torch
 from gradiseg_ns.rendering import (
     backproject,
     crop,
+    only,
     project,
     rasterize,
+    reaching,
     render,
     spherical_harmonics,
 )
 
 from .scenes import (
+    GEOMETRY,
     assert_alike,
     only_visible,
     random_camera,
@@ -222,3 +225,52 @@ def test_a_part_of_a_picture_is_blended_as_in_the_whole(backend):
         assert torch.allclose(part, whole[y : y + height, x : x + width], atol=1e-4)
         assert torch.allclose(part_alpha, alpha[y : y + height, x : x + width], atol=1e-4)
     assert projection.camera is camera or projection.camera == camera, "the whole is as it was"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_some_tiles_alone_are_those_of_the_whole_picture(backend):
+    """Bit by bit, and with the gradients of a loss that is zero elsewhere."""
+    gaussians, camera = random_gaussians(), random_camera()
+    tiles = torch.rand(4, 5, generator=torch.Generator().manual_seed(1)) < 0.4
+    pixels = tiles.repeat_interleave(16, 0).repeat_interleave(16, 1)[: camera.height, : camera.width]
+    features = torch.randn(len(gaussians), 5)
+    cotangent = torch.randn(camera.height, camera.width, 5)
+    answers = []
+    for some in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (*gaussians.tensors, features)]
+        projection = project(
+            replace(gaussians, **dict(zip(GEOMETRY, leaves[:4], strict=True))), camera, backend=backend
+        )
+        if some:
+            projection = only(projection, tiles)
+        (maps,), alpha = rasterize(projection, [leaves[4]])
+        if some:
+            assert not bool(maps[~pixels].any()) and not bool(alpha[~pixels].any())
+        weight = pixels[..., None].float()
+        ((maps * cotangent + alpha.square()) * weight).sum().backward()
+        maps, alpha = maps.detach()[pixels], alpha.detach()[pixels]
+        answers.append([maps, alpha, *(leaf.grad for leaf in leaves)])
+        sums = backproject(gaussians, camera, cotangent * weight, projection=projection)
+        assert (
+            relative_error(sums, backproject(gaussians, camera, cotangent * weight, backend=backend)) < 1e-6
+        )
+    for whole, part in zip(*answers, strict=True):
+        assert torch.equal(whole, part)
+    near = reaching(projection, tiles)
+    touched = backproject(gaussians, camera, pixels[..., None].float(), backend=backend)[:, 0] > 0
+    assert bool(near[touched].all()) and 0 < int(touched.sum()) <= int(near.sum()) < len(gaussians)
+    with pytest.raises(ValueError, match="tiles"):
+        only(projection, tiles[:3])
+
+
+def test_channels_that_are_zero_in_a_tile_change_no_other():
+    """Masks as the transpose gets them: one channel a class, most of them zero in most tiles."""
+    gaussians, camera = random_gaussians(), random_camera()
+    classes = torch.arange(camera.width)[None].expand(camera.height, -1) // 9
+    maps = (classes[..., None] == torch.arange(9)).float()
+    maps[:20] = 0
+    sums = backproject(gaussians, camera, maps)
+    assert relative_error(sums, backproject(gaussians, camera, maps, backend="torch")) < 1e-5
+    noise = 1e-30 * torch.rand_like(maps)  # nothing is zero, so nothing is left out
+    assert relative_error(sums, backproject(gaussians, camera, maps + noise)) < 1e-6
+    assert float(backproject(gaussians, camera, torch.zeros_like(maps)).abs().max()) == 0

@@ -365,7 +365,14 @@ def test_backproject_and_a_part_of_a_picture_agree_with_the_cpus():
         part = rendering.crop(projection, 13, 7, 30, 21)
         (picture,), alpha = rendering.rasterize(part, [features])
         sums = rendering.backproject(gaussians, camera, maps, backend=name)
-        results.append((picture, alpha, sums))
+        tiles = torch.arange(20).reshape(4, 5) % 3 == 0
+        some = rendering.only(projection, tiles)
+        (few,), solid = rendering.rasterize(some, [features])
+        back = rendering.transpose(some, maps)
+        assert (
+            float((few[:16, 16:48].abs() + solid[:16, 16:48]).max()) == 0 < float(few[:16, :16].abs().max())
+        )
+        results.append((picture, alpha, sums, few, solid, back))
     for ours, theirs in zip(*results, strict=True):
         assert relative_error(theirs, ours) < 1e-4
 

@@ -39,3 +39,18 @@ def test_the_best_group_of_each_object_counts(tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_told_before_anything_is_loaded(options: dict) -> None:
     with pytest.raises(SystemExit, match="--cameras run"):
         benchmark.SegmentBenchmark(Path("nowhere"), **options).main()
+
+
+def test_clicks_lie_well_inside_and_apart() -> None:
+    """Of an object that is larger in the second view, an L: the first click at its corner, the others at its ends."""
+    small, large = torch.zeros(2, 40, 60, dtype=torch.int64)
+    small[5:8, 5:8] = 3
+    large[10:18, 10:50] = large[10:36, 10:18] = 3
+    seen = type("Seen", (), {"id_maps": [small, large], "__len__": lambda self: 2})()
+    clicks = benchmark.clicks_on(seen, 3, 3)
+    assert [click.view for click in clicks] == [1, 1, 1]
+    inside = [bool(large[int(click.y), int(click.x)] == 3) for click in clicks]
+    assert all(inside) and benchmark.clicks_on(seen, 3) == clicks[:1]
+    places = torch.tensor([(click.x, click.y) for click in clicks])
+    assert float(torch.pdist(places).min()) > 15
+    assert clicks[1].x > 40, "the far end of the long arm"

@@ -136,10 +136,10 @@ def _reaches(mx, my, a, b, c, reach, tile_x, tile_y):
 
 @kernel
 def _list_tiles(
-    begin, end, order, means2d, conics, opacities, radii, width, height, geometry, per_rank, per_tile
+    begin, end, order, means2d, conics, opacities, radii, width, height, wanted, geometry, per_rank, per_tile
 ):
-    """For ranks begin ... end: their geometry rows, how many tiles each has (per_rank), how often each tile occurs
-    (per_tile [T], this task's own), and the tiles themselves in order of rank (returned)."""
+    """For ranks begin ... end: their geometry rows, how many of the wanted tiles (bool [T]) each has (per_rank), how often each
+    tile occurs (per_tile [T], this task's own), and the tiles themselves in order of rank (returned)."""
     tiles_x = (width + TILE - 1) // TILE
     w, h = np.float32(width), np.float32(height)
     tiles, used = np.empty(4 * (end - begin) + 1024, np.int32), 0
@@ -166,8 +166,8 @@ def _list_tiles(
         before = used
         for y in range(y0, y1):
             for x in range(x0, x1):
-                if area == 1 or _reaches(mx, my, a, b, c, reach, x, y):
-                    tile = y * tiles_x + x
+                tile = y * tiles_x + x
+                if wanted[tile] and (area == 1 or _reaches(mx, my, a, b, c, reach, x, y)):
                     tiles[used] = tile
                     used += 1
                     per_tile[tile] += 1
@@ -210,14 +210,15 @@ def _deal(begin, end, tiles, cursor, rank_start, ranks, places):
 
 def bin_gaussians(
     means2d: np.ndarray, conics: np.ndarray, depths: np.ndarray, opacities: np.ndarray, radii: np.ndarray,
-    width: int, height: int,
+    width: int, height: int, tiles: np.ndarray | None = None,
 ) -> Bins:  # fmt: skip
-    """The lists of one frame, from the outputs of `projection.project`."""
+    """The lists of one frame, from the outputs of `projection.project`; only those of some tiles, bool [T], if given."""
     order = _sorted_by_depth(radii, depths, opacities)
     n = len(order)
     tasks = max(1, min(get_num_threads(), n // 1024))
     shares = [n * i // tasks for i in range(tasks + 1)]
     tile_count = -(-width // TILE) * -(-height // TILE)
+    wanted = np.ones(tile_count, np.bool_) if tiles is None else tiles
     geometry = np.empty((n, GEOMETRY), np.float32)
     per_rank, counts = np.empty(n, np.int32), np.zeros((tasks, tile_count), np.int64)
     lists: list[np.ndarray] = [np.empty(0, np.int32)] * tasks
@@ -233,6 +234,7 @@ def bin_gaussians(
             radii,
             width,
             height,
+            wanted,
             geometry,
             per_rank,
             counts[i],

@@ -140,15 +140,39 @@ def _load_cotangents(
 
 
 @helper
+def _store_block_sums(weights, groups, group_count, cotangents, channels, k, flat_rows, at):
+    """flat_rows[at + k ... at + k + 3] = sum over groups and lanes of weight * cotangent."""
+    block = zero_columns()
+    for i in range(group_count):
+        block = add_scaled_vectors(block, load(weights, 16 * i), cotangents, 16 * (groups[i] * channels + k))
+    store_sums(block, flat_rows, at + k)
+
+
+@helper
 def _store_feature_sums(weights, groups, group_count, cotangents, channels, flat_rows, at):
     """flat_rows[at + k] = sum over groups and lanes of weight * cotangent: the gradient of one Gaussian's features."""
     for k in range(0, channels, BLOCK):
-        block = zero_columns()
-        for i in range(group_count):
-            block = add_scaled_vectors(
-                block, load(weights, 16 * i), cotangents, 16 * (groups[i] * channels + k)
-            )
-        store_sums(block, flat_rows, at + k)
+        _store_block_sums(weights, groups, group_count, cotangents, channels, k, flat_rows, at)
+
+
+@helper
+def _blocks_in_use(cotangents, channels, blocks):
+    """Writes the first channels of those blocks that are not zero in the whole tile to `blocks`; returns their number."""
+    used = 0
+    for k in range(0, channels, BLOCK):
+        found = False
+        for group in range(GROUPS):
+            at = 16 * (group * channels + k)
+            for lane in range(16 * BLOCK):
+                if cotangents[at + lane] != _ZERO:
+                    found = True
+                    break
+            if found:
+                break
+        if found:
+            blocks[used] = k
+            used += 1
+    return used
 
 
 @kernel
@@ -400,12 +424,13 @@ def blend_transpose(
 ):
     """The feature part of the backward alone: rows[i] = sum over the tile's pixels of weight * maps.
 
-    Needs nothing of a forward: the weights come in the forward's own order, front to back.
+    Needs nothing of a forward: the weights come in the forward's own order, front to back. Maps are often zero in most of the
+    picture (masks, one channel a class): tiles without anything are left out, and so are blocks of channels in the others.
 
     Args:
         maps: [H, W, c], of which the channels from `first_channel` are taken, as many as rows have room for.
         rows: [I, C], out, C a multiple of 4; written where group_mask is not 0.
-        group_mask: [I] uint16, out: the groups in which any pixel has the Gaussian.
+        group_mask: [I] uint16, out: the groups in which any pixel has the Gaussian; 0 where the maps are zero in the whole tile.
     """
     channels = rows.shape[1]
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
@@ -415,6 +440,7 @@ def blend_transpose(
     centers_x, centers_y = np.empty(GROUPS, np.float32), np.empty(GROUPS, np.float32)
     weights, groups = np.empty(GROUPS * 16, np.float32), np.empty(GROUPS, np.int32)
     flat_rows = rows.reshape(-1)
+    blocks = np.empty(channels // BLOCK, np.int64)
     zero = vector(_ZERO)
     for tile in range(first_tile, tiles_x * tiles_y, tile_step):
         tile_x, tile_y = tile % tiles_x, tile // tiles_x
@@ -422,10 +448,20 @@ def blend_transpose(
         count = tile_start[tile + 1] - start
         if count == 0:
             continue
-        stride = count + 16
-        columns = _load_columns(geometry, ranks, start, count, stride)
         for j in range(count):
             group_mask[start + j] = 0
+        cotangents[:] = _ZERO
+        for group in range(GROUPS):
+            x0, y0 = _group_origin(tile_x, tile_y, group)
+            if x0 < width and y0 < height:
+                _load_cotangents(
+                    cotangents, group, x0, y0, channels, maps, first_channel, taken, maps, 0, 0, lanes
+                )
+        block_count = _blocks_in_use(cotangents, channels, blocks)
+        if block_count == 0:
+            continue
+        stride = count + 16
+        columns = _load_columns(geometry, ranks, start, count, stride)
         ts[:] = _ZERO  # a lane whose transmittance is 0 takes no part: outside the image, or stopped
         alive = 0
         for group in range(GROUPS):
@@ -444,9 +480,6 @@ def blend_transpose(
             for lane in range(16):
                 if x0 + lane % 4 < width and y0 + lane // 4 < height:
                     ts[group * 16 + lane] = _ONE
-            _load_cotangents(
-                cotangents, group, x0, y0, channels, maps, first_channel, taken, maps, 0, 0, lanes
-            )
 
         for j in range(count):
             mask = np.int32(group_mask[start + j] & alive)
@@ -481,9 +514,13 @@ def blend_transpose(
                     alive &= ~(1 << group)
             group_mask[start + j] = used
             if group_count != 0:
-                _store_feature_sums(
-                    weights, groups, group_count, cotangents, channels, flat_rows, (start + j) * channels
-                )
+                at = (start + j) * channels
+                for k in range(channels):
+                    flat_rows[at + k] = _ZERO
+                for b in range(block_count):
+                    _store_block_sums(
+                        weights, groups, group_count, cotangents, channels, blocks[b], flat_rows, at
+                    )
 
 
 @helper
