@@ -50,7 +50,7 @@ class BoundaryConfig:
     position_rate: float = 5.0
     """Factor on the learning rate of the positions while boundaries are refined."""
     settle: float = 0.1
-    """While boundaries are refined, the learning rates of colours, shapes and opacities, which have no schedule, fall to this share. 1 keeps them."""
+    """In the second half of the refined steps, the learning rates of colours, shapes and opacities, which have no schedule, fall to this share. 1 keeps them."""
     hull: bool = True
     """Draw Gaussians in that reach out of the hull of what the views see of their object, such as into the table under it. They would show in a cut-out."""
     foreign: float = 1.0
@@ -255,10 +255,10 @@ class BoundaryPhase:
 
     def set_rates(self, optimizers: Optimizers, names: Iterable[str], step: int) -> None:
         """Learning rates of a step, of the Gaussians' parameters of these names. Positions learn faster than their schedule says,
-        which sets the rate anew after every step. Rates without a schedule fall exponentially to `BoundaryConfig.settle`."""
-        share = self.config.settle ** max(
-            0.0, (step - self._steps[0]) / max(1, self._steps[1] - self._steps[0])
-        )
+        which sets the rate anew after every step. Rates without a schedule fall exponentially from halfway on (`BoundaryConfig.settle`)."""
+        first, end = self._steps
+        halfway = (first + end) / 2
+        share = self.config.settle ** max(0.0, (step - halfway) / max(1.0, end - halfway))
         for name in names:
             known, optimizer = optimizers.config.get(name), optimizers.optimizers.get(name)
             if known is None or optimizer is None:

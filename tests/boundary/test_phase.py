@@ -189,7 +189,7 @@ def test_positions_learn_faster_and_what_has_no_schedule_settles() -> None:
         return {n: o.param_groups[0]["lr"] for n, o in optimizers.optimizers.items()}
 
     expected = {"means": 0.05, "identity": 0.01, "boundary_field": 0.01}
-    for step, share in ((100, 1.0), (150, 0.1), (200, 0.01), (150, 0.1)):
+    for step, share in ((100, 1.0), (150, 1.0), (175, 0.1), (200, 0.01), (175, 0.1)):
         assert rates(step) == pytest.approx({**expected, "scales": 0.02 * share}), step
     phase.config.settle = 1.0
     assert rates(200) == pytest.approx({**expected, "scales": 0.02})
