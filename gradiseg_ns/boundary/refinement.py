@@ -111,9 +111,10 @@ def edge_classes(classes: Tensor, width: int = EDGE) -> Tensor:
     A pixel is kept if the window of ``width`` pixels around it shows more than one class.
     """
     window = classes.float()[None, None]
-    high = F.max_pool2d(window, width, 1, width // 2)
-    low = -F.max_pool2d(-window, width, 1, width // 2)
-    return torch.where((high != low)[0, 0], classes, IGNORE)
+    both = torch.cat([window, -window])
+    for shape in ((width, 1), (1, width)):
+        both = F.max_pool2d(both, shape, 1, (shape[0] // 2, shape[1] // 2))
+    return torch.where(both[0, 0] != -both[1, 0], classes, IGNORE)
 
 
 def focus_losses(
@@ -135,11 +136,12 @@ def focus_losses(
     """
     if weights[0] <= 0:
         return {}
-    edges = edge_classes(classes)
-    losses = {"boundary_focus": weights[0] * identity_loss(identity_map, edges, classifier)}
-    difference = (rgb - photo).abs()[edges >= 0]
-    if len(difference):
-        losses["boundary_focus_photo"] = weights[1] * difference.mean()
+    edges = edge_classes(classes).flatten()
+    at = (edges >= 0).nonzero()[:, 0]  # few pixels: nothing else is gone through again
+    encodings = pixels(identity_map, at)[None]
+    losses = {"boundary_focus": weights[0] * identity_loss(encodings, edges[at][None], classifier)}
+    if len(at) and weights[1] > 0:
+        losses["boundary_focus_photo"] = weights[1] * (pixels(rgb, at) - pixels(photo, at)).abs().mean()
     return losses
 
 
