@@ -59,7 +59,7 @@ class Snapping:
         snapped = find_consensus(gaussians, lambda: views, count, photos=photo)
         if not snapped.snapped:
             print("The edges of these maps lie on those of the photos: nothing is snapped.")
-        given = [classes for _, classes in views]
+        given: list[Tensor] = [classes for _, classes in views]
         maps = {
             "given": given,
             "after agreement": [agreed.maps.get(i, own).long() for i, own in enumerate(given)],
