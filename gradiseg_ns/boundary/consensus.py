@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -132,9 +133,12 @@ def find_consensus(
     if not agree or photos is None:
         return consensus
     snap = partial(_snap, gaussians, views, consensus, photos, render_error)
-    if not _edges_are_missed(snap(spread_views(view_count, CHECKED)), photos):
+    chosen = spread_views(view_count, CHECKED)
+    checked = list(snap(chosen))
+    if not _edges_are_missed(checked, photos):
         return consensus
-    maps = {index: compact(c.cpu()) for index, own, _, c in snap(range(view_count)) if bool((c != own).any())}
+    rest = snap(set(range(view_count)) - set(chosen))
+    maps = {index: compact(c.cpu()) for index, own, _, c in chain(checked, rest) if bool((c != own).any())}
     found = vote(maps)
     return replace(consensus, ambiguity=found, classes=majority(found.votes).classes, maps=maps, snapped=True)
 
@@ -166,8 +170,9 @@ def _edges_are_missed(
     """Whether the photos are weaker along the agreed edges than along the snapped ones (`MISSED`)."""
     sums = [[0.0, 0], [0.0, 0]]
     for index, _, *maps in views:
+        photo = photos(index)
         for place, classes in enumerate(maps):
-            total, count = edge_strength(classes, photos(index))
+            total, count = edge_strength(classes, photo)
             sums[place][0] += total
             sums[place][1] += count
     (agreed, edges), (snapped, moved) = sums

@@ -36,11 +36,11 @@ class BoundaryConfig:
     agree: bool = True
     """Overrule a mask that contradicts the votes of all views: its pixels get the labels that the views agree on. False uses every map as it is."""
     snap: bool = True
-    """If the edges of the maps do not agree with each other, move them to where all views and the photo put them. Needs `agree`."""
+    """If the photos have no edges where the maps have theirs, move these to where all views and the photo put them. Needs `agree`."""
     overshoot: Literal["split", "draw_in", "off"] = "split"
     """Treatment of a Gaussian that reaches out of its object in most views: `split` splits it along that axis, `draw_in` shortens it, `off` leaves it."""
     edges: Literal["auto", "sharp", "rough"] = "auto"
-    """Whether losses are added at the edges of the id maps: `sharp` always, `rough` never, `auto` if the edges match those that the views agree on. Choose `sharp` if the maps are exact and the splat is coarse."""
+    """Whether losses are added at the edges of the id maps: `sharp` always, `rough` never, `auto` if the edges were snapped or match those that the views agree on. Choose `sharp` if the maps are exact and the splat is coarse."""
     focus: float = 1.0
     """Weight of L_2d over the pixels near edges of the id map, in addition to L_2d over all pixels. 0 switches focus off."""
     focus_photo: float = 0.3

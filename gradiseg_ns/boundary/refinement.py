@@ -105,16 +105,20 @@ def draw_patches(seen: Tensor, count: int) -> Patches | None:
     return Patches(rows.reshape(-1), columns.reshape(-1))
 
 
-def edge_classes(classes: Tensor, width: int = EDGE) -> Tensor:
-    """The edges of a map of classes [H, W]; all other pixels become -1.
-
-    A pixel is kept if the window of ``width`` pixels around it shows more than one class.
-    """
-    window = classes.float()[None, None]
+def edge_band(classes: Tensor, reach: int) -> Tensor:
+    """Pixels within ``reach`` of an edge of a map of classes: bool [H, W]; their window of 2 reach + 1 pixels shows more than one class.
+    Unlabelled pixels are a class of their own."""
+    window, width = classes.float()[None, None], 2 * reach + 1
     both = torch.cat([window, -window])
     for shape in ((width, 1), (1, width)):
         both = F.max_pool2d(both, shape, 1, (shape[0] // 2, shape[1] // 2))
-    return torch.where(both[0, 0] != -both[1, 0], classes, IGNORE)
+    return both[0, 0] != -both[1, 0]
+
+
+def edge_classes(classes: Tensor, width: int = EDGE) -> Tensor:
+    """The edges of a map of classes [H, W]: what the window of ``width`` pixels (odd) shows to have another class near; all other
+    pixels become -1."""
+    return torch.where(edge_band(classes, width // 2), classes, IGNORE)
 
 
 def focus_losses(

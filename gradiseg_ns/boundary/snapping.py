@@ -15,10 +15,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gradiseg_ns import rendering
+from gradiseg_ns.boundary.refinement import edge_band
 from gradiseg_ns.votes.accumulate import Votes
 from gradiseg_ns.votes.labels import CHUNK, UNSEEN
 
@@ -34,18 +34,6 @@ STRONG = 0.2
 """A difference between the colours of two pixels counts for so much at most, in `edge_strength`."""
 MIN_SEEN = 0.5
 """Pixels with less weight than this keep their class: the splat says too little."""
-
-
-def edge_band(classes: Tensor, reach: int) -> Tensor:
-    """Pixels within ``reach`` of an edge between two classes: bool [H, W]. Unlabelled pixels are a class of their own."""
-    edge = torch.zeros_like(classes, dtype=torch.bool)
-    for axis in (0, 1):
-        count = classes.shape[axis] - 1
-        differ = classes.narrow(axis, 1, count) != classes.narrow(axis, 0, count)
-        edge.narrow(axis, 1, count).logical_or_(differ)
-        edge.narrow(axis, 0, count).logical_or_(differ)
-    width = 2 * reach - 1
-    return F.max_pool2d(edge[None, None].float(), width, 1, width // 2)[0, 0] > 0
 
 
 def edge_strength(classes: Tensor, photo: Tensor) -> tuple[float, int]:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.boundary.consensus import find_consensus
+from gradiseg_ns.boundary.refinement import edge_band
 from gradiseg_ns.boundary.snapping import (
     COLOR,
     MIN_SEEN,
     REACH,
     SPREAD,
     STRONG,
-    edge_band,
     edge_strength,
     snapped_classes,
 )
