@@ -9,6 +9,7 @@ the right class, of the splat and of the field (benchmarks/ablation.py), as the 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,21 @@ import torch
 from ablation import field_at_edges
 
 from gradiseg_ns.boundary.phase import RefinedView
+from gradiseg_ns.sources import load_run
+
+
+def resumed(run: Path, step: int | None = None, options: Mapping[str, Any] | None = None) -> Any:
+    """The pipeline of a run as when it is trained on, from a checkpoint (default: the last), with other options of the boundary."""
+    config: Any = load_run(run).config
+    config.load_dir, config.load_step = run / "nerfstudio_models", step
+    config.output_dir, config.max_num_iterations = Path(tempfile.mkdtemp()), 2
+    for name, value in (options or {}).items():
+        setattr(config.pipeline.model.boundary, name, value)
+    trainer = config.setup()
+    trainer.setup()
+    model = trainer.pipeline.model
+    model.step, model.optimizers = trainer._start_step, trainer.optimizers.optimizers
+    return trainer.pipeline
 
 
 @dataclass
@@ -32,7 +48,8 @@ class FieldAlone:
     """Steps after which the shares are printed, besides the last."""
 
     def main(self) -> None:
-        pipeline = self._pipeline()
+        pipeline = resumed(self.run, options={"pixels": self.pixels})
+        pipeline.refresh_boundary(pipeline.model.step)
         model, phase = pipeline.model, pipeline.model.boundary_phase
         if phase is None or phase.refiner is None or phase.points is None:
             raise SystemExit(f"--run {self.run}: expected a run with the field and boundary Gaussians")
@@ -61,21 +78,6 @@ class FieldAlone:
             optimizer.zero_grad()
             torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
-
-    def _pipeline(self) -> Any:
-        """The run's pipeline, ready to train, with the boundary found."""
-        import yaml
-
-        config = yaml.load((self.run / "config.yml").read_text(), Loader=yaml.Loader)  # our own run
-        config.load_dir, config.load_step = self.run / "nerfstudio_models", None
-        config.output_dir, config.max_num_iterations = Path(tempfile.mkdtemp()), 2
-        config.pipeline.model.boundary.pixels = self.pixels
-        trainer = config.setup()
-        trainer.setup()
-        pipeline = trainer.pipeline
-        pipeline.model.step, pipeline.model.optimizers = trainer._start_step, trainer.optimizers.optimizers
-        pipeline.refresh_boundary(trainer._start_step)
-        return pipeline
 
     @staticmethod
     def _look(pipeline: Any, index: int) -> tuple[RefinedView, torch.Tensor]:

@@ -7,13 +7,11 @@ RUN was trained on noisy maps and has a checkpoint of that step. Figures are of 
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
+from field_alone import resumed
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -45,7 +43,8 @@ class Snapping:
 
     @torch.no_grad()
     def main(self) -> None:
-        pipeline = self._pipeline()
+        pipeline = resumed(self.run, self.step)
+        pipeline.model.eval()
         model, manager = pipeline.model, pipeline.datamanager
         views = list(model._class_maps(list(pipeline._training_views())))
         background = model._get_background_color()
@@ -98,16 +97,6 @@ class Snapping:
         image = to_image(torch.cat([panel.float().cpu() for panel in panels], dim=1))
         image.resize((image.width * 2, image.height * 2), resample=0).save(self.picture, quality=88)
         print(f"{self.picture}: render, given map, agreed map, snapped map of view {self.view}")
-
-    def _pipeline(self) -> Any:
-        config = yaml.load((self.run / "config.yml").read_text(), Loader=yaml.Loader)  # our own run
-        config.load_dir, config.load_step = self.run / "nerfstudio_models", self.step
-        config.output_dir, config.max_num_iterations = Path(tempfile.mkdtemp()), 2
-        trainer = config.setup()
-        trainer.setup()
-        trainer.pipeline.model.step = trainer._start_step
-        trainer.pipeline.model.eval()
-        return trainer.pipeline
 
 
 if __name__ == "__main__":
