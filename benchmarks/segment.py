@@ -89,7 +89,7 @@ class SegmentBenchmark:
         start = perf_counter()
         if self.cameras == "run":
             shared = Views(lambda camera: see(splat, camera, background), train.cameras, self.height)
-            shared.surface()
+            shared.solids(gaussians)
             shared.weights(gaussians)
         prepared = perf_counter() - start
         table = Table(

@@ -1,8 +1,8 @@
 """Objects from a few clicks or a phrase: views one after the other, each asked for what is not known yet.
 
 1. A click is one pixel, and an object is more than what looks like it. `solids` proposes sets of Gaussians by the splat's shape; the maker is
-   asked in the clicked view and two others, with each set as a prompt. The best one is taken if the maker's mask of the click alone supports it, else
-   the one that its masks confirm best; where they confirm none, the mask of the click alone is the start.
+   asked in the clicked view and two others, with each set as a prompt. The one that its masks confirm best is the start; where they confirm
+   none, it is the mask of the click alone.
 2. The next view is the one in which the most blending weight belongs to Gaussians near the object that are undecided, and that shows enough
    of what is decided to be prompted.
 3. What the counts render there is the prompt: the middle of what is surely inside, pixels around that are surely outside; and if the maker's
@@ -15,6 +15,7 @@ The field's recipe without training (Seed2GS, B3-Seg); the counts are the votes 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -57,12 +58,17 @@ SETTLED = 0.005
 CALM = 3
 POSITIVE, NEGATIVE = 4, 12
 """Pixels of a prompt."""
-SUPPORTED = 0.6
-"""IoU of a proposed set with the mask of the click alone from which on two ways agree."""
-_FIRST, _FLAT = 0.08, 0.2
-"""How much better other sets than the first, and the mask of the click alone, must be confirmed."""
-_PROPOSED = 1.0
-"""What the proposed set says of its Gaussians, in views."""
+_WAIT, _LONG = 0.5, 4.0
+"""What the wait of a proposed set counts at most beside the IoU by which it is confirmed, and the wait that counts half of it."""
+_SIZE = 0.03
+"""What the log of its number of Gaussians counts: parts of a thing are confirmed as well as the thing."""
+_NEARLY, _LARGER = 0.06, 2.7
+"""A set that is larger, up to so many times, is taken if its score is lower by no more: the next views cut off what is too much sooner than
+they find what lacks."""
+_FLAT = 0.2
+"""How much better the mask of the click alone must be confirmed."""
+_PROPOSED, _BESIDE = 1.0, 0.25
+"""What the proposed set says of its Gaussians, and of all others, in views: it lacks what lies at its border."""
 
 
 class SegmentError(GradisegError):
@@ -163,6 +169,7 @@ class Views:
         self._sights: OrderedDict[int, Sight] = OrderedDict()
         self._weights: list[Tensor | None] = []
         self._surface: solids.Surface | None = None
+        self._solids: solids.Solids | None = None
         self.add(cameras)
 
     def __len__(self) -> int:
@@ -214,6 +221,12 @@ class Views:
         if self._surface is None:
             self._surface = solids.surface(sights())
         return self._surface
+
+    def solids(self, gaussians: rendering.Gaussians) -> solids.Solids:
+        """What may be a thing."""
+        if self._solids is None:
+            self._solids = solids.Solids(gaussians.means, gaussians.opacities, self.surface())
+        return self._solids
 
     @torch.no_grad()
     def weights(self, gaussians: rendering.Gaussians) -> Tensor:
@@ -443,11 +456,23 @@ class _Guess:
     evidence: Evidence
     views: list[int]
     answers: list[tuple[Tensor, float, float]]
+    wait: float
+    """How long a proposed set waits for a partner (`solids`)."""
+
+    @property
+    def size(self) -> int:
+        """Gaussians."""
+        return int(self.evidence.selected.sum())
+
+    @property
+    def confirmed(self) -> float:
+        """Mean IoU of the answers with the guess."""
+        return sum(iou for _, _, iou in self.answers) / len(self.answers)
 
     @property
     def score(self) -> float:
-        """Mean IoU of the answers with the guess."""
-        return sum(iou for _, _, iou in self.answers) / len(self.answers)
+        """How likely a proposed set is the thing, by the answers, its wait and its size."""
+        return self.confirmed + _WAIT * self.wait / (self.wait + _LONG) + _SIZE * math.log(max(self.size, 1))
 
 
 def _start(
@@ -460,48 +485,42 @@ def _start(
     weights: Tensor,
 ) -> None:
     """Count the masks of a clicked view and of two more."""
-    sight, camera = views.sight(view), views.cameras[view]
+    sight = views.sight(view)
     depth = sight.picture.depth
     assert depth is not None
     mask = maker.prompted(sight.picture, *pixels).pixels.to(depth.device)
-    seed = torch.zeros_like(depth)
-    for x, y in pixels[0]:
-        seed[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = 1
-    x, y = pixels[0][0]
-    sets, known = solids.candidates(
-        gaussians.means, gaussians.opacities, views.surface(),
-        unprojected(camera, x, y, float(depth[y, x])), rendering.transpose(sight.projection, seed[..., None])[:, 0],
-    )  # fmt: skip
+    seeds = depth.new_zeros(*depth.shape, len(pixels[0]))
+    for k, (x, y) in enumerate(pixels[0]):
+        seeds[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2, k] = 1
+    things = views.solids(gaussians)
 
-    def guess(evidence: Evidence) -> _Guess:
+    def guess(evidence: Evidence, wait: float = 0.0) -> _Guess:
         asked = _best_views(evidence, weights, view)
         answers = [_ask(views.sight(v), evidence, maker, pixels if v == view else None) for v in asked]
-        return _Guess(evidence, asked, answers)
+        return _Guess(evidence, asked, answers, wait)
 
     solid = []
-    for chosen in sets:
+    for chosen, wait in things.around(rendering.transpose(sight.projection, seeds)):
         evidence = Evidence(len(gaussians), depth.device)
         evidence.inside += 10.0 * chosen  # far more than SURE
         evidence.outside += 10.0 * ~chosen
-        solid.append(guess(evidence))
-    best: _Guess | None = None
-    if solid and _iou(mask, rendered(sight.projection, solid[0].evidence)[0] > 0.5) >= SUPPORTED:
-        best = solid[0]
-    if best is None:
-        for one in solid:
-            if best is None or one.score > best.score + _FIRST:
-                best = one
-        if bool(mask.any()):
-            evidence = Evidence(len(gaussians), depth.device)
-            evidence.add(inside_outside(sight.projection, mask))
-            flat = guess(evidence)
-            if best is None or flat.score > best.score + _FLAT:
-                best, solid = flat, []
+        solid.append(guess(evidence, wait))
+    best = max(solid, key=lambda one: one.score, default=None)
+    if best is not None:
+        reach = _LARGER * best.size
+        near = [one for one in solid if one.score > best.score - _NEARLY and one.size <= reach]
+        best = max(near, key=lambda one: one.size)
+    if bool(mask.any()):
+        evidence = Evidence(len(gaussians), depth.device)
+        evidence.add(inside_outside(sight.projection, mask))
+        flat = guess(evidence)
+        if best is None or flat.confirmed > best.confirmed + _FLAT:
+            best, solid = flat, []
     if best is None:
         raise SegmentError(f"view {view}: no mask came of the click: click on another part of the object.")
     if solid:
-        found.evidence.inside += _PROPOSED * (known & best.evidence.selected)
-        found.evidence.outside += _PROPOSED * (known & ~best.evidence.selected)
+        found.evidence.inside += _PROPOSED * (things.known & best.evidence.selected)
+        found.evidence.outside += _BESIDE * (things.known & ~best.evidence.selected)
     for v, (answer, trust, _) in zip(best.views, best.answers, strict=True):
         if trust > 0 and v not in found.views:
             _count(found, v, answer, inside_outside(views.sight(v).projection, answer), trust)

@@ -7,9 +7,9 @@ jumps that only some views see average out, and creases in space stay.
 Things stand on something. Where much of what the views show is one plane, its Gaussians belong to nothing that is on it: this parts things
 from a table whose grain, or whose noise, looks like creases. A table without texture is no plane in a splat, and then creases are all there is.
 
-From a click, weight diffuses over the graph of neighbouring Gaussians, hardly across creases and changes of colour (personalised PageRank).
-Sets of the Gaussians that get most are candidates, and good ones have small cuts for their size (Andersen, Chung and Lang, "Local Graph
-Partitioning using PageRank Vectors", FOCS 2006; that things are convex: Stein et al., "Object Partitioning using Local Convexity", CVPR 2014).
+Neighbouring Gaussians make a graph, and creases and changes of colour make its edges weak. `hierarchy` joins what hangs together most: a tree of
+Gaussians, parts and things, once for the whole splat. The sets that a click may mean are the nodes around it; a thing differs from its
+parts by waiting long for a partner. That things are convex: Stein et al., "Object Partitioning using Local Convexity", CVPR 2014.
 They are guesses: makers of masks have the last word.
 """
 
@@ -23,18 +23,23 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from gradiseg_ns import rendering
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
+from gradiseg_ns.segment.hierarchy import Hierarchy, hierarchy
 
 HEIGHT = 192
 """Pixels of the pictures in which creases are looked for."""
 VIEWS = 24
 """Views that are enough, evenly spread."""
-NODES = 100_000
-"""So many Gaussians around a click make up its graph."""
-NEIGHBORS = 12
+NODES = 200_000
+"""Gaussians that make up the graph; in a larger splat the others go with the nearest of these."""
+PROPOSED = 6
+"""Sets that are proposed for a click."""
+NEIGHBORS = 20
 _SOLID = 0.5
 """Accumulation of pixels that have a surface."""
 _STEPS = (2, 4)
@@ -45,12 +50,12 @@ _SEEN = 1.0
 _OPAQUE = 0.05
 _CREASE, _COLOR = 0.5, 0.15
 """Mean bend, and change of colour in 100 of CIELAB with lightness halved, across which 1/e of the weight goes."""
-_LEAK = 1e-3
-"""What a Gaussian keeps of the weight that goes through it: larger keeps it near the click."""
 _LEAST = 40
-"""Gaussians of a candidate."""
+"""Gaussians of a set that is proposed."""
 _SHARE = 0.3
-"""Of the graph, the most that a candidate has."""
+"""Of the graph, the most that such a set has."""
+_OTHER = 1.25
+"""How much larger or smaller the next set must be."""
 _SAMPLES, _TRIED = 600, 300
 """Pixels of a view, and planes through one of them, among which the one that things stand on is looked for."""
 _SMOOTH = 3.0
@@ -63,8 +68,8 @@ _SUPPORT = 0.1
 """The least share of the pixels that lie on the plane that things stand on."""
 _ON, _ABOVE = 2.5, 5.0
 """Distances from that plane, in units of its noise, up to which a Gaussian is a part of it and from which on it is none."""
-_APART, _DRAIN = 4.0, 0.2
-"""Cost of a step between the two, and what a Gaussian of the plane takes away of the weight that comes to it."""
+_APART = 4.0
+"""Cost of a step between the two."""
 
 Array = NDArray[np.float32]
 
@@ -219,37 +224,77 @@ def support_of(points: Array, normals: Array) -> Plane | None:
     return Plane(normal, offset, max(noise, 1e-3 * radius))
 
 
-def candidates(
-    means: Tensor, opacities: Tensor, known: Surface, anchor: Tensor, seed: Tensor, most: int = 3
-) -> tuple[list[Tensor], Tensor]:
-    """Sets of Gaussians that a click may mean, the best first.
+class Solids:
+    """What may be a thing in a splat of N Gaussians: the nodes of a tree.
 
     Args:
         means: [N, 3].
         opacities: [N].
         known: of the N Gaussians.
-        anchor: [3], the point that was clicked.
-        seed: [N], what the clicked pixels show.
-        most: sets at most.
-
-    Returns:
-        bool [N] each, and bool [N] of the Gaussians of which it is known whether they belong.
     """
-    from scipy import sparse
-    from scipy.sparse.linalg import cg
-    from scipy.spatial import KDTree
 
-    points = means.cpu().numpy()
-    usable = (known.weight > _SEEN) & (opacities.cpu().numpy() > _OPAQUE) & np.isfinite(points).all(axis=1)
-    rows = usable.nonzero()[0]
-    if len(rows) > NODES:
-        apart = np.square(points[rows] - anchor.cpu().numpy()).sum(axis=1)
-        rows = rows[np.argpartition(apart, NODES)[:NODES]]
-    start = seed.double().cpu().numpy()[rows]
-    count = len(rows)
-    if count <= max(NEIGHBORS, _LEAST) or start.sum() <= 0:
-        return [], torch.zeros(len(points), dtype=torch.bool, device=means.device)
-    looked_up: Any = KDTree(points[rows]).query(points[rows], k=NEIGHBORS + 1, workers=-1)
+    def __init__(self, means: Tensor, opacities: Tensor, known: Surface) -> None:
+        points, self._device = means.cpu().numpy(), means.device
+        usable = (
+            (known.weight > _SEEN) & (opacities.cpu().numpy() > _OPAQUE) & np.isfinite(points).all(axis=1)
+        )
+        rows = usable.nonzero()[0]
+        self._nodes = rows
+        if len(rows) > NODES:
+            self._nodes = np.sort(np.random.default_rng(0).choice(rows, NODES, replace=False))
+        self._node_of = np.full(len(points), -1)
+        """[N], the node that each Gaussian goes with; -1 for those of which nothing is known."""
+        self._tree: Hierarchy | None = None
+        if len(self._nodes) <= max(NEIGHBORS, _LEAST):
+            return
+        tree = KDTree(points[self._nodes])
+        if len(rows) > len(self._nodes):
+            self._node_of[rows] = tree.query(points[rows], workers=-1)[1]
+        else:
+            self._node_of[rows] = np.arange(len(rows))
+        self._tree = hierarchy(_graph(tree, points[self._nodes], self._nodes, known))
+
+    @property
+    def known(self) -> Tensor:
+        """bool [N]: Gaussians of which it can be told whether they belong to a thing."""
+        return torch.from_numpy(self._node_of >= 0).to(self._device)
+
+    def around(self, seeds: Tensor, most: int = PROPOSED) -> list[tuple[Tensor, float]]:
+        """Sets of Gaussians that a click may mean, those that wait longest for a partner first.
+
+        Args:
+            seeds: [N, P], what each of P clicked pixels shows.
+            most: sets at most.
+
+        Returns:
+            bool [N] each, with that wait (log of a ratio, 7 at most).
+        """
+        own = self._node_of >= 0
+        weight = seeds.double().cpu().numpy()[own]
+        if self._tree is None or (weight.sum(axis=0) <= 0).any():
+            return []
+        start = np.zeros((len(self._nodes), weight.shape[1]))
+        np.add.at(start, self._node_of[own], weight)
+        found: list[tuple[int, float]] = []
+        nodes = self._tree.around(start, _LEAST, int(_SHARE * len(self._nodes)))
+        for node, wait in sorted(reversed(nodes), key=lambda one: -one[1]):  # the larger first
+            size = self._tree.count[node]
+            if all(abs(np.log(size / self._tree.count[other])) > np.log(_OTHER) for other, _ in found):
+                found.append((node, wait))
+        sets = []
+        for node, wait in found[:most]:
+            chosen = np.zeros(len(self._nodes), dtype=bool)
+            chosen[self._tree.leaves(node)] = True
+            sets.append((torch.from_numpy(own & chosen[self._node_of]).to(self._device), wait))
+        return sets
+
+
+def _graph(
+    tree: KDTree, points: NDArray[np.floating], rows: NDArray[np.int64], known: Surface
+) -> sparse.csr_matrix:
+    """How much neighbours [n, n] among points [n, 3] hang together, 0 to 1; rows [n] are theirs in `known`."""
+    count = len(points)
+    looked_up: Any = tree.query(points, k=NEIGHBORS + 1, workers=-1)
     apart, other = looked_up
     tail, head = np.repeat(np.arange(count), NEIGHBORS), other[:, 1:].ravel()
     apart = apart[:, 1:].ravel()
@@ -258,39 +303,10 @@ def candidates(
     lab[:, 0] *= 0.5
     cost = (np.maximum(crease[tail], crease[head]) / _CREASE) ** 2
     cost += np.square((lab[tail] - lab[head]) / _COLOR).sum(axis=1)
-    cost += (apart / (3 * np.median(apart))) ** 2
-    ground = np.zeros(count)
-    if known.support is not None and known.support.belonging(anchor.cpu().numpy()[None])[0] < 0.5:
-        ground = known.support.belonging(points[rows])
+    cost += (apart / (3 * max(float(np.median(apart)), 1e-12))) ** 2
+    if known.support is not None:
+        ground = known.support.belonging(points)
         cost += _APART * np.abs(ground[tail] - ground[head])
     near = np.exp(-np.minimum(cost, 20.0)).astype(np.float64)
     graph = sparse.coo_matrix((near, (tail, head)), shape=(count, count)).tocsr()
-    graph = (graph + graph.T) / 2
-    volume = np.asarray(graph.sum(axis=1)).ravel()
-    degree = volume + _LEAK + _DRAIN * ground
-    weight, _ = cg(
-        sparse.diags(degree) - graph, start / start.sum(), rtol=1e-6, maxiter=1000, M=sparse.diags(1 / degree)
-    )
-    order = np.argsort(-weight)[: int(_SHARE * count)]
-    rank = np.full(count, count)
-    rank[order] = np.arange(len(order))
-    edges = sparse.triu(graph).tocoo()
-    ends = np.sort(np.stack([rank[edges.row], rank[edges.col]]), axis=0)
-    cut = np.zeros(count + 1)
-    np.add.at(cut, ends[0], edges.data)
-    np.add.at(cut, ends[1], -edges.data)
-    # By volume, not by number: what hangs on nothing makes a set no larger.
-    lost = np.cumsum(cut)[: len(order)] + np.cumsum(_DRAIN * ground[order])
-    quality = lost / np.sqrt(np.cumsum(volume[order]) + 1e-9)
-    quality[:_LEAST] = np.inf
-    device = means.device
-    asked = torch.zeros(len(points), dtype=torch.bool, device=device)
-    asked[torch.from_numpy(rows).to(device)] = True
-    sets = []
-    while len(sets) < most and len(quality) and np.isfinite(quality.min()):
-        size = int(quality.argmin())
-        chosen = torch.zeros(len(points), dtype=torch.bool, device=device)
-        chosen[torch.from_numpy(rows[order[: size + 1]]).to(device)] = True
-        sets.append(chosen)
-        quality[int(size / 1.5) : int(size * 1.5) + 1] = np.inf  # no other one that is much the same
-    return sets, asked
+    return (graph + graph.T) / 2

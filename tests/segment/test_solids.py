@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from gradiseg_ns import rendering
-from gradiseg_ns.segment.solids import Plane, Surface, _sampled, bends, candidates, support_of
+from gradiseg_ns.segment import solids
+from gradiseg_ns.segment.solids import Plane, Solids, Surface, _sampled, bends, support_of
 
 
 def rays(size: int, focal: float) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +84,7 @@ def test_without_a_plane_there_is_nothing_to_stand_on() -> None:
     assert support_of(np.zeros((5, 3), np.float32), np.zeros((5, 3), np.float32)) is None
 
 
-def test_a_set_ends_where_the_table_begins_even_without_creases() -> None:
+def test_a_set_ends_where_the_table_begins_even_without_creases(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block on a table, all of one colour: a grid of points with nothing else to tell them apart."""
     flat = np.stack(np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-1, 1, 41), [0.0]), -1).reshape(-1, 3)
     block = np.stack(np.meshgrid(*[np.linspace(-0.2, 0.2, 9)] * 2, np.linspace(0.05, 0.45, 9)), -1).reshape(
@@ -91,17 +93,39 @@ def test_a_set_ends_where_the_table_begins_even_without_creases() -> None:
     points = torch.from_numpy(np.concatenate([flat, block])).float()
     count = len(points)
     inside = torch.arange(count) >= len(flat)
-    seed = ((points - torch.tensor([0, 0, 0.45])).norm(dim=1) < 0.08).float()
+    seed = ((points - torch.tensor([0, 0, 0.45])).norm(dim=1) < 0.08).float()[:, None]
+    monkeypatch.setattr(solids, "_OTHER", 1.0)  # all nodes
     same = np.zeros(count, np.float32), np.full((count, 3), 0.5, np.float32), np.full(count, 9.0, np.float32)
     plane = Plane(np.array([0, 0, 1], np.float32), 0.0, 0.005)
 
-    def best(support: Plane | None) -> float:
-        known = Surface(*same, support)
-        sets, asked = candidates(points, torch.ones(count), known, torch.tensor([0, 0, 0.45]), seed)
-        assert bool(asked.all())
-        return max(float((one & inside).sum() / (one | inside).sum()) for one in sets)
+    def things(support: Plane | None) -> Solids:
+        return Solids(points, torch.ones(count), Surface(*same, support))
 
-    assert best(plane) > 0.9 > best(None)
-    on_it = Surface(*same, plane)
-    sets, _ = candidates(points, torch.ones(count), on_it, torch.tensor([0.8, 0.8, 0.0]), 1.0 * ~inside)
-    assert sets and int((sets[0] & ~inside).sum()) > 100, "a click on the table is about the table"
+    def best(found: Solids) -> float:
+        ious = [(one & inside).sum() / (one | inside).sum() for one, _ in found.around(seed, most=100)]
+        return float(max(ious))
+
+    on_it = things(plane)
+    assert bool(on_it.known.all())
+    assert best(on_it) > 0.97 and best(things(None)) < 0.9
+    assert not on_it.around(torch.zeros(count, 1)), "nothing was clicked"
+
+
+def test_in_a_large_splat_some_gaussians_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two balls: the graph has 300 of their 2,000 Gaussians, and each of the others goes with its nearest one."""
+    monkeypatch.setattr(solids, "NODES", 300)
+    random = np.random.default_rng(0)
+    ball = random.standard_normal((1000, 3))
+    ball /= np.linalg.norm(ball, axis=1, keepdims=True)
+    points = torch.from_numpy(np.concatenate([ball, ball + np.array([3.0, 0, 0])])).float()
+    known = Surface(
+        np.zeros(2000, np.float32), np.full((2000, 3), 0.5, np.float32), np.full(2000, 9.0, np.float32)
+    )
+    known.weight[1990:] = 0  # unseen
+    monkeypatch.setattr(solids, "_SHARE", 0.6)
+    things = Solids(points, torch.ones(2000), known)
+    seed = torch.zeros(2000, 1)
+    seed[:50] = 1
+    longest = things.around(seed)[0][0]
+    assert bool(longest[:1000].all()) and not bool(longest[1000:].any())
+    assert int(things.known.sum()) == 1990
