@@ -313,6 +313,7 @@ def test_splits_at_the_boundary_keep_to_their_budget(scene: Path, tmp_path: Path
     model = model_of(trainer)
     count = model.num_points
     model.strategy_state["impurity"] = torch.linspace(0, 1, count)
+    model.config.boundary.overshoot = "split"
     model.config.boundary.split, model.config.boundary.tau = 0.1, 0.6
     ends = torch.zeros(count, 3, 2, dtype=torch.bool)
     ends[:3, 1, 0] = True  # these stick out along their second axis, and are not ambiguous

@@ -37,7 +37,7 @@ class BoundaryConfig:
     """Overrule a mask that contradicts the votes of all views: its pixels get the labels that the views agree on. False uses every map as it is."""
     snap: bool = True
     """If the photos have no edges where the maps have theirs, move these to where all views and the photo put them. Needs `agree`."""
-    overshoot: Literal["split", "draw_in", "off"] = "split"
+    overshoot: Literal["split", "draw_in", "off"] = "off"
     """Treatment of a Gaussian that reaches out of its object in most views: `split` splits it along that axis, `draw_in` shortens it, `off` leaves it."""
     edges: Literal["auto", "sharp", "rough"] = "auto"
     """Whether losses are added at the edges of the id maps: `sharp` always, `rough` never, `auto` if the edges were snapped or match those that the views agree on. Choose `sharp` if the maps are exact and the splat is coarse."""
@@ -45,7 +45,7 @@ class BoundaryConfig:
     """Weight of L_2d over the pixels near edges of the id map, in addition to L_2d over all pixels. 0 switches focus off."""
     focus_photo: float = 0.3
     """Weight of the photo's L1 over the same pixels, in addition to that over all pixels. Without focus it has no effect."""
-    split: float = 0.25
+    split: float = 0.0
     """Largest share of all Gaussians that may be split in two when boundary Gaussians are found. The most ambiguous ones are split first."""
     position_rate: float = 5.0
     """Factor on the learning rate of the positions while boundaries are refined."""

@@ -38,7 +38,7 @@ def test_overshooting_axes_and_the_most_ambiguous_are_split() -> None:
     ends = torch.zeros(10, 3, 2, dtype=torch.bool)
     ends[0, 1, 0] = True
     before = params["means"].detach().clone()
-    sharpen(params, optimizers, state, ends, BoundaryConfig(split=0.2, tau=0.6))
+    sharpen(params, optimizers, state, ends, BoundaryConfig(overshoot="split", split=0.2, tau=0.6))
     assert len(params["means"]) == 13 and len(state["impurity"]) == 13
     pairs = torch.stack([params["means"][7:10], params["means"][10:13]], dim=1)
     torch.testing.assert_close(pairs.mean(dim=1), before[[0, 8, 9]])
