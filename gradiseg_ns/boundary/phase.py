@@ -46,7 +46,7 @@ class BoundaryConfig:
     focus_photo: float = 0.3
     """Weight of the photo's L1 over the same pixels, in addition to that over all pixels. Without focus it has no effect."""
     split: float = 0.0
-    """Largest share of all Gaussians that may be split in two when boundary Gaussians are found. The most ambiguous ones are split first."""
+    """Largest share of all Gaussians that may be split in two when boundary Gaussians are found. The most ambiguous ones are split first. It pays on a coarse splat (0.25)."""
     position_rate: float = 5.0
     """Factor on the learning rate of the positions while boundaries are refined."""
     settle: float = 0.1
