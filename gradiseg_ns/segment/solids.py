@@ -35,7 +35,7 @@ HEIGHT = 192
 """Pixels of the pictures in which creases are looked for."""
 VIEWS = 24
 """Views that are enough, evenly spread."""
-NODES = 200_000
+NODES = 100_000
 """Gaussians that make up the graph; in a larger splat the others go with the nearest of these."""
 PROPOSED = 6
 """Sets that are proposed for a click."""
