@@ -26,21 +26,24 @@ Views = Callable[[], Iterable[tuple[rendering.Camera, Tensor]]]
 def overshooting_ends(
     gaussians: rendering.Gaussians, found: Consensus, views: Views, watch: Watch | None = None
 ) -> Tensor:
-    """Ends of axes that reach out of their object, by the maps that the views agree on: bool [N, 3, 2].
+    """Ends of axes that reach out of their object, by the maps that the views agree on: bool [N, 3, 2]; ``watch`` as for :func:`_seen`."""
+    return find_overshoot(gaussians, found.classes, _seen(gaussians, found, views, watch)).ends()
 
-    ``watch`` is called with each camera, its map of classes and the depth and accumulation [H, W] that it sees.
+
+def _seen(
+    gaussians: rendering.Gaussians, found: Consensus, views: Views, watch: Watch | None
+) -> Iterator[tuple[rendering.Camera, Tensor, Tensor]]:
+    """Each camera with the map of classes that the views agree on, and the depth [H, W] that it sees.
+
+    ``watch`` is called with each camera, that map and the depth and accumulation [H, W].
     """
-
-    def seen() -> Iterator[tuple[rendering.Camera, Tensor, Tensor]]:
-        for index, (camera, classes) in enumerate(views()):
-            depth, alpha = rendering.depth(rendering.project(gaussians, camera))
-            agreed = found.maps[index].long() if index in found.maps else classes
-            agreed = agreed.to(depth.device)
-            if watch is not None:
-                watch(camera, agreed, depth, alpha)
-            yield camera, agreed, depth
-
-    return find_overshoot(gaussians, found.classes, seen()).ends()
+    for index, (camera, classes) in enumerate(views()):
+        depth, alpha = rendering.depth(rendering.project(gaussians, camera))
+        agreed = found.maps[index].long() if index in found.maps else classes
+        agreed = agreed.to(depth.device)
+        if watch is not None:
+            watch(camera, agreed, depth, alpha)
+        yield camera, agreed, depth
 
 
 @torch.no_grad()
@@ -173,7 +176,13 @@ def refresh(
     phase.agree(found)
     if change:
         around = Surroundings(view_count, config)
-        sharpen(params, optimizers, state, overshooting_ends(gaussians, found, views, around.watch), config)
+        if config.overshoot == "off":
+            for _ in _seen(gaussians, found, views, around.watch):
+                pass  # it is watched
+            ends = torch.zeros(*gaussians.means.shape, 2, dtype=torch.bool, device=gaussians.means.device)
+        else:
+            ends = overshooting_ends(gaussians, found, views, around.watch)
+        sharpen(params, optimizers, state, ends, config)
         around.tell(phase, classes)
         if phase.hulls is not None:
             draw_into_hulls(params, state["vote_class"], phase.hulls)
