@@ -4,6 +4,7 @@
     python benchmarks/segment.py --splat RUN --ignore-ids 0 19 --maker exact --sharpen
     python benchmarks/segment.py --splat RUN --ignore-ids 0 19 --cameras virtual
     python benchmarks/segment.py --splat RUN --ignore-ids 0 19 --everything
+    python benchmarks/segment.py --splat RUN --ignore-ids 0 19 --everything --maps sam_mask
 
 The click is the most interior pixel of the object's exact mask in the training view where it is largest. With `--clicks 3` others follow, each
 alone: pixels at least half as deep in the mask, as far as possible from those before. An object's IoU is then the mean, and the worst is told, too.
@@ -30,11 +31,13 @@ from torch import Tensor
 
 from gradiseg_ns import masks, rendering
 from gradiseg_ns.cli.segment import labels_of, sharpened
+from gradiseg_ns.data.id_maps import resize_id_map
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.segment.cameras import virtual_cameras
-from gradiseg_ns.segment.loop import Click, Found, SegmentError, Views, find_everything, find_object, see
-from gradiseg_ns.sources.capture import Capture
+from gradiseg_ns.segment.everything import find_everything
+from gradiseg_ns.segment.loop import Click, Found, SegmentError, Views, find_object, see
+from gradiseg_ns.sources.capture import Capture, load_capture
 from gradiseg_ns.sources.capture import Views as Photos
 from gradiseg_ns.sources.run import load_run
 from gradiseg_ns.votes.accumulate import accumulate
@@ -54,6 +57,8 @@ class SegmentBenchmark:
     """So many pixels of each object are clicked, each alone."""
     everything: bool = False
     """Find all objects at once."""
+    maps: str | None = None
+    """With --everything: the training photos' maps of this folder are the maker's masks, such as `sam_mask`."""
     maker: str = ""
     """What makes the masks, as `gradiseg segment --maker`; `exact` takes the maps. Default: wand, with --everything regions."""
     cameras: Literal["run", "virtual"] = "run"
@@ -67,6 +72,10 @@ class SegmentBenchmark:
 
     def main(self) -> None:
         self.maker = self.maker or ("regions" if self.everything else "wand")
+        if self.maps is not None and (self.cameras == "virtual" or not self.everything):
+            raise SystemExit(
+                "--maps is for --everything with --cameras run: there are no maps of other views."
+            )
         if self.maker == "exact" and (self.cameras == "virtual" or self.everything):
             raise SystemExit("--maker exact is for clicks with --cameras run: it needs maps of all views.")
         if self.sharpen and (self.cameras == "virtual" or self.everything):
@@ -178,25 +187,28 @@ class SegmentBenchmark:
     def _all_at_once(self, splat: Splat, views: Views, scene: Capture, objects: list[int]) -> None:
         """The row of --everything: for each object the group that is best for it."""
         maker: Any = masks.load(self.maker, self.device)
+        if self.maps is not None:
+            maker = Maps(views, scene, self.maps)
         start = perf_counter()
         found = find_everything(splat.gaussians(), views, maker, most_views=self.views)
         seconds = perf_counter() - start
-        groups = int(found.classes.unique().ge(0).sum())
-        best, by = best_groups(splat, found.classes, scene.test, objects)
+        groups = int(found.classes.unique().gt(0).sum())
+        best, group_of = best_groups(splat, (found.classes - 1).clamp(min=-1), scene.test, objects)
         table = Table(
-            title=f"{scene.data.name}, {len(splat)} Gaussians, {self.maker}, {self.cameras} cameras"
+            title=f"{scene.data.name}, {len(splat)} Gaussians, {self.maps or self.maker}, {self.cameras} cameras"
         )
         for column in ("id", "name", "IoU of its best group", "group"):
             table.add_column(column, justify="left" if column == "name" else "right")
-        for i, iou, group in zip(objects, best, by, strict=True):
+        for i, iou, group in zip(objects, best, group_of, strict=True):
             table.add_row(str(i), scene.object_names.get(i, ""), f"{100 * iou:.1f}", str(group))
         mean = float(np.mean(best))
         table.add_row("", "mean", f"{100 * mean:.1f}", "")
         Console().print(table)
-        print(f"{groups} groups, {len(set(by))} of them the best for an object; {seconds:.1f} s in all")
+        print(f"{groups} groups, {len(set(group_of))} of them the best for an object; {seconds:.1f} s in all")
         if self.output is not None:
             rows = [
-                {"id": i, "iou": iou, "group": group} for i, iou, group in zip(objects, best, by, strict=True)
+                {"id": i, "iou": iou, "group": group}
+                for i, iou, group in zip(objects, best, group_of, strict=True)
             ]
             figures = {"mean": {"iou": mean}, "objects": rows, "groups": groups, "seconds": seconds}
             self.output.write_text(json.dumps(figures, indent=2))
@@ -225,6 +237,19 @@ class Exact:
         """The mask of the view that this is a picture of."""
         view = self.views.view_of(picture)
         return masks.Mask(self.masks[view].to(picture.rgb.device))
+
+
+class Maps:
+    """Maps of the training photos in a maker's place."""
+
+    def __init__(self, views: Views, scene: Capture, folder: str) -> None:
+        self.views, self.maps = views, load_capture(scene.data, masks_dir=folder).train.id_maps
+
+    def everything(self, picture: masks.Picture) -> list[masks.Mask]:
+        """The masks of the view that this is a picture of."""
+        ids = self.maps[self.views.view_of(picture)].numpy()
+        small = torch.from_numpy(resize_id_map(ids, *picture.rgb.shape[:2]))
+        return [masks.Mask(small == i) for i in small.unique().tolist() if i >= 0]
 
 
 def clicks_on(train: Photos, object_id: int, count: int = 1) -> list[Click]:

@@ -193,17 +193,16 @@ class Segment:
         import torch
 
         from gradiseg_ns.scene.objects import ObjectTable
-        from gradiseg_ns.segment.loop import SegmentError, find_everything
+        from gradiseg_ns.segment.everything import find_everything
+        from gradiseg_ns.segment.loop import SegmentError
 
         maker = self._maker(EVERYTHING)
         if not hasattr(maker, "everything"):
             raise SegmentError(f"--maker {self.maker} cannot find everything: expected `regions` or a SAM.")
         with stages() as show:
-            found = find_everything(
-                splat.gaussians(), views, maker, most_views=self.views, progress=show
-            )  # fmt: skip
-        labels = torch.where(found.seen, found.classes + 1, -1).to(torch.int32)
-        return labels, found.confidence, ObjectTable.create(labels.unique().tolist())
+            found = find_everything(splat.gaussians(), views, maker, most_views=self.views, progress=show)
+        labels = found.classes.to(torch.int32)
+        return labels, found.confidence, ObjectTable.create(labels.unique().tolist(), {0: REST})
 
 
 def _parsed(clicks: Sequence[Sequence[str]], beside: Sequence[Sequence[str]]) -> dict[str, list[Click]]:

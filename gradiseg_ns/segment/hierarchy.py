@@ -57,17 +57,40 @@ class Hierarchy:
             each with its wait: the log of how much closer its children were than those are by whose joining it doubles.
             Small pieces that join it late do not end it.
         """
-        sums = np.concatenate([np.zeros((1, seeds.shape[1])), np.cumsum(seeds[self.order], axis=0)])
-        held = ((sums[self.first + self.count] - sums[self.first]) > 0.5 * sums[-1]).all(axis=1)
+        held = (self.sums(seeds) > 0.5 * seeds.sum(axis=0)).all(axis=1)
         node = int(seeds[:, 0].argmax())
         found = []
         while node >= 0:
             if held[node] and least <= self.count[node] <= most:
-                found.append((node, self._wait(node)))
+                found.append((node, self.wait(node)))
             node = int(self.parent[node])
         return found
 
-    def _wait(self, node: int) -> float:
+    def sums(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Sums of values of leaves, [n, ...], over those of every node: [M, ...]."""
+        total = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values[self.order], axis=0)])
+        return total[self.first + self.count] - total[self.first]
+
+    def cut(self, score: NDArray[np.floating]) -> list[int]:
+        """The nodes of which none holds another and whose scores have the largest sum; of equal ones the larger.
+
+        Args:
+            score: [M]; nodes without a positive one are not taken.
+        """
+        reached, below = np.zeros(len(score)), np.zeros(len(score))
+        for node in range(len(score)):  # children come before their parents
+            reached[node] = max(score[node], below[node])
+            if self.parent[node] >= 0:
+                below[self.parent[node]] += reached[node]
+        taken = (score > 0) & (score >= below)
+        held = np.zeros(len(score), dtype=bool)
+        for node in range(len(score) - 1, -1, -1):
+            up = self.parent[node]
+            held[node] = up >= 0 and (held[up] or taken[up])
+        return (taken & ~held).nonzero()[0].tolist()
+
+    def wait(self, node: int) -> float:
+        """How long a node waits for a partner (`around`)."""
         up = node
         while up >= 0 and self.count[up] <= _GROWN * self.count[node]:
             up = int(self.parent[up])

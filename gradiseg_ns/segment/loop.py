@@ -26,14 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.masks import EverythingMaker, PhraseMaker, Picture, PromptMaker
+from gradiseg_ns.masks import PhraseMaker, Picture, PromptMaker
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.segment import solids
 from gradiseg_ns.segment.evidence import Evidence, inside_outside
 from gradiseg_ns.tools.errors import GradisegError
-from gradiseg_ns.votes.association import AssociationError, associate
-from gradiseg_ns.votes.labels import Labels
 from gradiseg_ns.votes.rendered import spread_views
 
 HEIGHT = 256
@@ -67,7 +65,7 @@ _NEARLY, _LARGER = 0.06, 2.7
 they find what lacks."""
 _FLAT = 0.2
 """How much better the mask of the click alone must be confirmed."""
-_PROPOSED, _BESIDE = 1.0, 0.25
+PROPOSED, BESIDE = 1.0, 0.25
 """What the proposed set says of its Gaussians, and of all others, in views: it lacks what lies at its border."""
 
 
@@ -333,59 +331,6 @@ def find_phrase(
     return found
 
 
-@torch.no_grad()
-def find_everything(
-    gaussians: rendering.Gaussians,
-    views: Views,
-    maker: EverythingMaker,
-    *,
-    most_views: int = MOST_VIEWS,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Labels:
-    """All objects: masks of some views, joined by the Gaussians that they share (`votes.association`).
-
-    Args:
-        gaussians: N Gaussians.
-        views: of them.
-        maker: finds what there is in a picture.
-        most_views: so many views are asked, evenly spread.
-        progress: called with a stage, the pieces done and their number.
-
-    Returns:
-        classes from 0, -1 for what belongs to none or is in no mask.
-
-    Raises:
-        SegmentError: there are no masks, or they have nothing in common.
-    """
-    report = progress or (lambda stage, done, total: None)
-    chosen = spread_views(len(views), most_views)
-    maps = []
-    for done, view in enumerate(chosen):
-        sight = views.sight(view)
-        ids = torch.full(sight.picture.rgb.shape[:2], -1, dtype=torch.int64)
-        masks = [mask for mask in maker.everything(sight.picture) if mask.level == 0]
-        for k, mask in reversed(list(enumerate(masks))):  # the most certain last, on top
-            ids[mask.pixels.cpu()] = k
-        alpha = sight.picture.alpha
-        if alpha is not None:
-            ids[alpha.cpu() < MIN_ACCUMULATION] = -1
-        maps.append(ids)
-        report("Making masks", done + 1, len(chosen))
-    counts: dict[str, int] = {}
-
-    def joined(stage: str) -> None:
-        counts[stage] = counts.get(stage, 0) + 1
-        report(stage, counts[stage], len(chosen))
-
-    try:
-        result = associate(maps, [views.cameras[v] for v in chosen], gaussians=gaussians, progress=joined)
-    except AssociationError as error:
-        raise SegmentError(f"masks of {len(chosen)} views do not fit together: {error}") from error
-    if result.labels is None or not bool(result.labels.seen.any()):
-        raise SegmentError(f"no two of {len(chosen)} views have a mask of the same thing.")
-    return result.labels
-
-
 def segment_from_clicks(
     source: Splat | tuple[rendering.Gaussians, Look],
     cameras: Sequence[rendering.Camera],
@@ -519,8 +464,8 @@ def _start(
     if best is None:
         raise SegmentError(f"view {view}: no mask came of the click: click on another part of the object.")
     if solid:
-        found.evidence.inside += _PROPOSED * (things.known & best.evidence.selected)
-        found.evidence.outside += _BESIDE * (things.known & ~best.evidence.selected)
+        found.evidence.inside += PROPOSED * (things.known & best.evidence.selected)
+        found.evidence.outside += BESIDE * (things.known & ~best.evidence.selected)
     for v, (answer, trust, _) in zip(best.views, best.answers, strict=True):
         if trust > 0 and v not in found.views:
             _count(found, v, answer, inside_outside(views.sight(v).projection, answer), trust)
@@ -635,8 +580,13 @@ def _ask(
     if outline and iou < CLEAR:
         mask = maker.prompted(sight.picture, positive, negative, mask=mean).pixels.to(alpha.device)
         iou = _iou(mask, guess, sure)
+    return mask, trust_of(iou), iou
+
+
+def trust_of(iou: float) -> float:
+    """How far a mask counts, 0 to 1, by its IoU with what is rendered."""
     low, high = AGREE
-    return mask, min(max((iou - low) / (high - low), 0.0), 1.0), iou
+    return min(max((iou - low) / (high - low), 0.0), 1.0)
 
 
 def _iou(a: Tensor, b: Tensor, weight: Tensor | None = None) -> float:

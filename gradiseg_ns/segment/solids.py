@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -50,7 +51,7 @@ _SEEN = 1.0
 _OPAQUE = 0.05
 _CREASE, _COLOR = 0.5, 0.15
 """Mean bend, and change of colour in 100 of CIELAB with lightness halved, across which 1/e of the weight goes."""
-_LEAST = 40
+LEAST = 40
 """Gaussians of a set that is proposed."""
 _SHARE = 0.3
 """Of the graph, the most that such a set has."""
@@ -224,6 +225,46 @@ def support_of(points: Array, normals: Array) -> Plane | None:
     return Plane(normal, offset, max(noise, 1e-3 * radius))
 
 
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of a tree over N Gaussians, that may be things."""
+
+    tree: Hierarchy
+    leaf_of: NDArray[np.int64]
+    """[N], the leaf that each Gaussian goes with; -1 for those of which nothing is known."""
+    chosen: NDArray[np.int64]
+    """[C], which nodes they are."""
+    wait: NDArray[np.floating]
+    """[C], how long each waits for a partner."""
+    ground: NDArray[np.floating]
+    """[C], share of each that is a part of what things stand on, 0 to 1."""
+
+    def sums(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Sums of values of Gaussians, [N, F], over those of every node: [C, F]."""
+        return self.tree.sums(self.onto @ values)[self.chosen]
+
+    @cached_property
+    def onto(self) -> Any:
+        """[n, N], sparse: which leaf each Gaussian goes with."""
+        rows = (self.leaf_of >= 0).nonzero()[0]
+        shape = (len(self.tree.order), len(self.leaf_of))
+        return sparse.csr_matrix((np.ones(len(rows)), (self.leaf_of[rows], rows)), shape=shape)
+
+    def cut(self, score: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The things of N Gaussians by the nodes' scores [C] (`Hierarchy.cut`).
+
+        Returns:
+            int64 [N] from 0, -1 for what belongs to none; and int64 [T], which of the C nodes they are.
+        """
+        everyone = np.zeros(len(self.tree.parent))
+        everyone[self.chosen] = score
+        taken = np.array(self.tree.cut(everyone), dtype=np.int64)
+        of_leaf = np.full(len(self.tree.order), -1)
+        for k, node in enumerate(taken):
+            of_leaf[self.tree.leaves(int(node))] = k
+        return np.where(self.leaf_of >= 0, of_leaf[self.leaf_of], -1), np.searchsorted(self.chosen, taken)
+
+
 class Solids:
     """What may be a thing in a splat of N Gaussians: the nodes of a tree.
 
@@ -245,19 +286,33 @@ class Solids:
         self._node_of = np.full(len(points), -1)
         """[N], the node that each Gaussian goes with; -1 for those of which nothing is known."""
         self._tree: Hierarchy | None = None
-        if len(self._nodes) <= max(NEIGHBORS, _LEAST):
+        self._ground = np.zeros(len(self._nodes))
+        if len(self._nodes) <= max(NEIGHBORS, LEAST):
             return
         tree = KDTree(points[self._nodes])
         if len(rows) > len(self._nodes):
             self._node_of[rows] = tree.query(points[rows], workers=-1)[1]
         else:
             self._node_of[rows] = np.arange(len(rows))
-        self._tree = hierarchy(_graph(tree, points[self._nodes], self._nodes, known))
+        if known.support is not None:
+            self._ground = known.support.belonging(points[self._nodes])
+        self._tree = hierarchy(_graph(tree, points[self._nodes], self._nodes, known, self._ground))
 
     @property
     def known(self) -> Tensor:
         """bool [N]: Gaussians of which it can be told whether they belong to a thing."""
         return torch.from_numpy(self._node_of >= 0).to(self._device)
+
+    @cached_property
+    def nodes(self) -> Nodes | None:
+        """All nodes that are large enough to be a thing, and small enough; None for a splat of too few Gaussians."""
+        tree = self._tree
+        if tree is None:
+            return None
+        chosen = ((tree.count >= LEAST) & (tree.count <= _SHARE * len(self._nodes))).nonzero()[0]
+        wait = np.array([tree.wait(node) for node in chosen.tolist()])
+        ground = tree.sums(self._ground)[chosen] / tree.count[chosen]
+        return Nodes(tree, self._node_of, chosen, wait, ground)
 
     def around(self, seeds: Tensor, most: int = PROPOSED) -> list[tuple[Tensor, float]]:
         """Sets of Gaussians that a click may mean, those that wait longest for a partner first.
@@ -276,7 +331,7 @@ class Solids:
         start = np.zeros((len(self._nodes), weight.shape[1]))
         np.add.at(start, self._node_of[own], weight)
         found: list[tuple[int, float]] = []
-        nodes = self._tree.around(start, _LEAST, int(_SHARE * len(self._nodes)))
+        nodes = self._tree.around(start, LEAST, int(_SHARE * len(self._nodes)))
         for node, wait in sorted(reversed(nodes), key=lambda one: -one[1]):  # the larger first
             size = self._tree.count[node]
             if all(abs(np.log(size / self._tree.count[other])) > np.log(_OTHER) for other, _ in found):
@@ -290,9 +345,14 @@ class Solids:
 
 
 def _graph(
-    tree: KDTree, points: NDArray[np.floating], rows: NDArray[np.int64], known: Surface
+    tree: KDTree,
+    points: NDArray[np.floating],
+    rows: NDArray[np.int64],
+    known: Surface,
+    ground: NDArray[np.floating],
 ) -> sparse.csr_matrix:
-    """How much neighbours [n, n] among points [n, 3] hang together, 0 to 1; rows [n] are theirs in `known`."""
+    """How much neighbours [n, n] among points [n, 3] hang together, 0 to 1; rows [n] are theirs in `known`, and [n] how far they are a part
+    of what things stand on."""
     count = len(points)
     looked_up: Any = tree.query(points, k=NEIGHBORS + 1, workers=-1)
     apart, other = looked_up
@@ -304,9 +364,7 @@ def _graph(
     cost = (np.maximum(crease[tail], crease[head]) / _CREASE) ** 2
     cost += np.square((lab[tail] - lab[head]) / _COLOR).sum(axis=1)
     cost += (apart / (3 * max(float(np.median(apart)), 1e-12))) ** 2
-    if known.support is not None:
-        ground = known.support.belonging(points)
-        cost += _APART * np.abs(ground[tail] - ground[head])
+    cost += _APART * np.abs(ground[tail] - ground[head])
     near = np.exp(-np.minimum(cost, 20.0)).astype(np.float64)
     graph = sparse.coo_matrix((near, (tail, head)), shape=(count, count)).tocsr()
     return (graph + graph.T) / 2

@@ -94,3 +94,39 @@ def test_what_is_not_connected_has_roots_of_its_own() -> None:
     roots = {frozenset(tree.leaves(int(r)).tolist()) for r in (tree.parent < 0).nonzero()[0]}
     assert roots == {frozenset(range(4)), frozenset(range(4, 7)), frozenset([7])}
     assert not tree.around(np.eye(8)[:, [7]], 2, 8)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_cut_has_the_largest_sum_of_scores(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    weights = random.random((8, 8))
+    tree = hierarchy(sparse.csr_matrix(weights + weights.T))
+    score = random.random(len(tree.parent)) * tree.count**1.2 - 0.5
+    leaves = [frozenset(tree.leaves(node).tolist()) for node in range(len(tree.parent))]
+
+    def largest(node: int) -> float:
+        children = (tree.parent == node).nonzero()[0]
+        return max(score[node], sum(largest(int(child)) for child in children), 0.0)
+
+    cut = tree.cut(score)
+    assert sum(score[cut]) == pytest.approx(
+        sum(largest(int(root)) for root in (tree.parent < 0).nonzero()[0])
+    )
+    held = [leaf for node in cut for leaf in leaves[node]]
+    assert len(held) == len(set(held)), "none holds another"
+
+
+def test_of_equal_scores_the_larger_node_is_cut() -> None:
+    tree = hierarchy(sparse.csr_matrix(np.ones((4, 4))))
+    root = int((tree.parent < 0).nonzero()[0][0])
+    assert tree.cut(tree.count.astype(float)) == [root]
+    assert tree.cut(np.zeros(len(tree.parent))) == []
+
+
+def test_sums_are_those_of_leaves() -> None:
+    graph, _ = things()
+    tree = hierarchy(graph)
+    values = np.random.default_rng(0).random((102, 3))
+    found = tree.sums(values)
+    for node in (0, 101, 110, len(tree.parent) - 1):
+        assert np.allclose(found[node], values[tree.leaves(node)].sum(axis=0))

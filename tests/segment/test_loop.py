@@ -20,7 +20,6 @@ from gradiseg_ns.segment.loop import (
     SegmentError,
     Sight,
     Views,
-    find_everything,
     find_object,
     find_phrase,
     prompt_pixels,
@@ -91,21 +90,6 @@ class Exact:
     def phrases(self, picture: Picture, phrases: Sequence[str]) -> list[Mask]:
         found = self.prompted(picture).pixels
         return [Mask(found, phrase=phrases[0])] if phrases[0] == "red ball" else []
-
-
-class Everything:
-    """Knows all masks, with ids that are unrelated between views."""
-
-    def __init__(self, tiny: Tiny, views: Views) -> None:
-        self.maps, self.views = tiny.maps, views
-
-    def everything(self, picture: Picture) -> list[Mask]:
-        view = self.views.view_of(picture)
-        order = [(k + view) % 3 for k in range(3)]
-        whole = [Mask(self.maps[view] == k) for k in order]
-        part = whole[0].pixels.clone()
-        part[::2] = False
-        return [*whole, Mask(part, level=1)]
 
 
 @pytest.fixture(scope="module")
@@ -246,25 +230,6 @@ def test_a_phrase_is_counted_over_views(tiny: Tiny) -> None:
     assert 0 not in found.views
     with pytest.raises(SegmentError, match="nothing is like the phrase 'green cube'"):
         find_phrase(tiny.gaussians, views, maker, "green cube")
-
-
-def test_everything_has_one_label_an_object(tiny: Tiny) -> None:
-    views = tiny.views()
-    labels = find_everything(tiny.gaussians, views, Everything(tiny, views), most_views=8)
-    for own in (1, 2):
-        members = labels.classes[(tiny.truth == own) & labels.seen]
-        values, counts = members.unique(return_counts=True)
-        best = int(values[counts.argmax()])
-        assert iou(tiny, labels.classes == best, own) > 0.85
-
-
-def test_no_masks_at_all_is_told(tiny: Tiny) -> None:
-    class Nothing:
-        def everything(self, picture: Picture) -> list[Mask]:
-            return []
-
-    with pytest.raises(SegmentError, match="of 4 views"):
-        find_everything(tiny.gaussians, tiny.views(), Nothing(), most_views=4)
 
 
 def test_the_viewers_call(tiny: Tiny) -> None:
