@@ -313,7 +313,9 @@ class GradisegModel(DrawnModel):
         blend.add("boundary", self._ambiguity_feature(refining, rows), 0.0)
         signs = None
         if refining and self.config.boundary.foreign > 0:
-            signs = class_signs(len(self.objects.ids), self.step, self.device)
+            phase = self.boundary_phase
+            surroundings = phase.hulls.missing if phase is not None and phase.hulls is not None else None
+            signs = class_signs(len(self.objects.ids), self.step, self.device, surroundings)
             blend.add("foreign", foreign_feature(self.strategy_state["vote_class"], signs))
         blend.rasterize(projection, absgrad=self.training and self.strategy.needs_absgrad(self.step))
         self.info = projection.info()

@@ -3,7 +3,9 @@
 *Foreign weight.* In a pixel of class c, the blending weight of Gaussians of other classes. L_2d is content when c has the most weight;
 a cut-out shows the rest. One more channel does it for all classes at once: every class gets a random sign s in every step, and with
 m = sum_i w_i s(label_i) the value alpha - s(c) m is twice the weight of the classes of the other sign, and on average over the
-signs the weight of all other classes.
+signs the weight of all other classes. Classes without a hull, which the border of most pictures cuts off (a table, the room), are
+what objects stand in. Nobody cuts them out, and what one of them adds to a pixel of another is often the shine on a table. So they have one
+sign together.
 
 *Space.* Samples of Gaussians that fall where their object cannot be: into space that views have seen to be empty, into voxels that
 are another object's by the surface points of the views, or out of the hull of their object (`hull`). Where a sample falls cannot be
@@ -36,10 +38,22 @@ WIDE = 0.5
 """Objects wider than this share of everything, such as floor and walls, do not count for the box."""
 
 
-def class_signs(classes: int, step: int, device: torch.device | str) -> Tensor:
-    """A sign for each class in a step: [C] of 1 and -1. The same step has the same signs."""
+def class_signs(
+    classes: int, step: int, device: torch.device | str, surroundings: Tensor | None = None
+) -> Tensor:
+    """A sign for each class in a step: [C] of 1 and -1. The same step has the same signs.
+
+    Args:
+        classes: C.
+        step: of the run.
+        device: of the result.
+        surroundings: bool [C], classes that are no objects: all have one sign and are not foreign to each other. None: there are none.
+    """
     generator = torch.Generator().manual_seed(step)
-    return (2.0 * torch.randint(0, 2, (classes,), generator=generator) - 1).to(device)
+    signs = (2.0 * torch.randint(0, 2, (classes,), generator=generator) - 1).to(device)
+    if surroundings is None or not bool(surroundings.any()):
+        return signs
+    return torch.where(surroundings, signs[surroundings][0], signs)
 
 
 def foreign_feature(labels: Tensor, signs: Tensor) -> Tensor:

@@ -56,6 +56,11 @@ class Hulls:
     margins: Tensor
     """[C], world units."""
 
+    @property
+    def missing(self) -> Tensor:
+        """bool [C], classes without a hull."""
+        return torch.isinf(self.supports).all(dim=1)
+
     def beyond(self, points: Tensor, classes: Tensor) -> Tensor:
         """How far points [M, 3] lie outside the hulls of their classes, int64 [M], beyond the margin: [M] in world units,
         negative inside, -inf without a hull. Differentiable in the points."""

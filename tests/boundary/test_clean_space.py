@@ -48,6 +48,15 @@ def test_one_channel_is_right_on_average() -> None:
     assert torch.equal(class_signs(9, 4, labels.device), class_signs(9, 4, labels.device))
 
 
+def test_surroundings_are_not_foreign_to_each_other() -> None:
+    surroundings = torch.tensor([True, False, True, False, False])
+    signs = torch.stack([class_signs(5, step, "cpu", surroundings) for step in range(64)])
+    assert torch.equal(signs[:, 0], signs[:, 2])
+    for one, other in ((0, 1), (1, 3), (3, 4)):
+        assert abs(float((signs[:, one] * signs[:, other]).mean())) < 0.4, "all others are independent"
+    assert torch.equal(class_signs(5, 3, "cpu", ~surroundings & surroundings), class_signs(5, 3, "cpu"))
+
+
 def test_without_strays_there_is_no_foreign_weight() -> None:
     gaussians, labels = wall()
     view = camera()

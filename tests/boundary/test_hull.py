@@ -134,3 +134,4 @@ def test_what_the_pictures_cut_off_has_no_hull(box: tuple[Tensor, Tensor]) -> No
     hulls = points.hulls(3)
     assert hulls is not None
     assert bool(hulls.supports[1].isfinite().all()) and bool(hulls.supports[2].isinf().all())
+    assert hulls.missing.tolist() == [k != 1 for k in range(len(hulls.supports))]
