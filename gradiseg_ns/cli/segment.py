@@ -38,6 +38,7 @@ Clicks = Annotated[
     tyro.conf.arg(metavar="VIEW X Y [NAME]", help_behavior_hint=""),
 ]
 Phrases = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PHRASE [PHRASE ...]", help_behavior_hint="")]
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")]
 
 
 @dataclass
@@ -55,6 +56,10 @@ class Segment:
     """A pixel on an object: the number of a view in cameras.png, x, y, and the object's name. Can be repeated. Clicks of the same name, or all without a name, are on the same object."""
     beside: Clicks = ()
     """A pixel that does not belong to an object, in a view with a --click on it. Given as --click."""
+    larger: Names = ()
+    """Objects of --click for which the next larger thing at the click is taken; a name twice: the one after it."""
+    smaller: Names = ()
+    """The same, for the next smaller one."""
     phrase: Phrases = ()
     """Names of things, one object a phrase: "red mug" banana."""
     everything: bool = False
@@ -95,6 +100,10 @@ class Segment:
         if self.sharpen and not (self.click or self.phrase):
             raise SegmentError("--sharpen goes with --click or --phrase: nothing else keeps its masks.")
         clicks = _parsed(self.click, self.beside)
+        for flag, names in self._sizes():
+            for name in names:
+                if name not in clicks:
+                    raise SegmentError(f"{flag} {name}: there is no --click on {name!r}.")
         folder = self.output_dir or (self.splat if self.splat.is_dir() else self.splat.parent) / "segmented"
         check_writable(folder / "segmented.ply")
         run, scene, splat, cameras, background = self._open()
@@ -132,6 +141,10 @@ class Segment:
             written = _write_run(run, scene, splat, objects, cameras)
             say(f"Saved a gradiseg run: ns-viewer --load-config {written}")
 
+    def _sizes(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The names of objects that are larger, or smaller, than what was found first, by their flags."""
+        return [("--larger", self.larger), ("--smaller", self.smaller)]
+
     def _open(self) -> tuple[Run | None, Capture | None, Splat, list[Camera], Tensor]:
         """The run if it is one, its data, the splat, its cameras, and the background [3]."""
         import torch
@@ -163,10 +176,23 @@ class Segment:
         with progress_bars() as bars:
             for name, own in clicks.items():
                 task = bars.add_task(name, total=self.views)
-                found[name] = find_object(
-                    splat.gaussians(), views, maker, own, most_views=self.views,
-                    progress=lambda done, total, task=task: bars.update(task, completed=done, total=total),
-                )  # fmt: skip
+
+                def find(start: Tensor | None = None, own: Any = own, task: Any = task) -> Found:
+                    return find_object(
+                        splat.gaussians(), views, maker, own, start=start, most_views=self.views,
+                        progress=lambda done, total: bars.update(task, completed=done, total=total),
+                    )  # fmt: skip
+
+                one = find()
+                for flag, names in self._sizes():
+                    for _ in range(names.count(name)):
+                        start = one.other_size(larger=flag == "--larger")
+                        if start is None:
+                            raise SegmentError(
+                                f"{flag} {name}: nothing {flag[2:]} hangs together at the click. Give it less often, or click elsewhere."
+                            )
+                        one = find(start)
+                found[name] = one
         return found
 
     def _phrased(self, splat: Splat, views: Views) -> dict[str, Found]:

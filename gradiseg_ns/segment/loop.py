@@ -113,6 +113,10 @@ class Found:
     """Views whose mask contradicted the others."""
     settled: bool = False
     """Whether labels stopped changing before all views were used."""
+    start: Tensor | None = None
+    """bool [N], the set that the first click was taken to mean."""
+    proposed: list[Tensor] = field(default_factory=list)
+    """bool [N] each, the sets that it may mean."""
 
     @classmethod
     def empty(cls, gaussians: rendering.Gaussians) -> Found:
@@ -124,6 +128,17 @@ class Found:
     def confidence(self) -> Tensor:
         """[N], 0 to 1; 0 for what no view saw."""
         return self.evidence.confidence
+
+    def other_size(self, *, larger: bool) -> Tensor | None:
+        """The next larger set that the click may mean, or the next smaller one, bool [N]; None if there is none."""
+        if self.start is None:
+            return None
+        own, sets = int(self.start.sum()), {int(one.sum()): one for one in self.proposed}
+        if larger:
+            size = min((n for n in sets if n > own * solids.OTHER), default=None)
+        else:
+            size = max((n for n in sets if n * solids.OTHER < own), default=None)
+        return None if size is None else sets[size]
 
 
 @torch.no_grad()
@@ -247,6 +262,7 @@ def find_object(
     maker: PromptMaker,
     clicks: Sequence[Click],
     *,
+    start: Tensor | None = None,
     most_views: int = MOST_VIEWS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Found:
@@ -257,6 +273,7 @@ def find_object(
         views: of them.
         maker: turns pixels into masks.
         clicks: on the object, and beside it in views with a click on it.
+        start: bool [N], the set that the clicks mean, such as `Found.other_size` of the same ones. None: shape and masks tell.
         most_views: so many views are asked, the clicked ones included.
         progress: called with the views asked and the most there can be.
 
@@ -267,7 +284,7 @@ def find_object(
     weights = views.weights(gaussians)
     found = Found.empty(gaussians)
     for view, pixels in clicked.items():
-        _start(found, gaussians, views, maker, view, pixels, weights)
+        _start(found, gaussians, views, maker, view, pixels, weights, start)
     _follow(found, gaussians, views, maker, weights, most_views, progress)
     return found
 
@@ -428,47 +445,62 @@ def _start(
     view: int,
     pixels: Clicked,
     weights: Tensor,
+    meant: Tensor | None,
 ) -> None:
-    """Count the masks of a clicked view and of two more."""
+    """Count the masks of a clicked view and of two more, and what the shape says of the set that is meant."""
     sight = views.sight(view)
     depth = sight.picture.depth
     assert depth is not None
-    mask = maker.prompted(sight.picture, *pixels).pixels.to(depth.device)
     seeds = depth.new_zeros(*depth.shape, len(pixels[0]))
     for k, (x, y) in enumerate(pixels[0]):
         seeds[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2, k] = 1
     things = views.solids(gaussians)
+    proposed = things.around(rendering.transpose(sight.projection, seeds))
+    if not found.views:
+        found.proposed = [chosen for chosen, _ in proposed]
 
     def guess(evidence: Evidence, wait: float = 0.0) -> _Guess:
         asked = _best_views(evidence, weights, view)
         answers = [_ask(views.sight(v), evidence, maker, pixels if v == view else None) for v in asked]
         return _Guess(evidence, asked, answers, wait)
 
-    solid = []
-    for chosen, wait in things.around(rendering.transpose(sight.projection, seeds)):
+    def solid(chosen: Tensor, wait: float = 0.0) -> _Guess:
         evidence = Evidence(len(gaussians), depth.device)
         evidence.inside += 10.0 * chosen  # far more than SURE
         evidence.outside += 10.0 * ~chosen
-        solid.append(guess(evidence, wait))
-    best = max(solid, key=lambda one: one.score, default=None)
-    if best is not None:
-        reach = _LARGER * best.size
-        near = [one for one in solid if one.score > best.score - _NEARLY and one.size <= reach]
-        best = max(near, key=lambda one: one.size)
-    if bool(mask.any()):
-        evidence = Evidence(len(gaussians), depth.device)
-        evidence.add(inside_outside(sight.projection, mask))
-        flat = guess(evidence)
-        if best is None or flat.confirmed > best.confirmed + _FLAT:
-            best, solid = flat, []
+        return guess(evidence, wait)
+
+    if meant is not None:
+        best, by_shape = solid(meant), True
+    else:
+        best = _best_solid([solid(chosen, wait) for chosen, wait in proposed])
+        by_shape = best is not None
+        mask = maker.prompted(sight.picture, *pixels).pixels.to(depth.device)
+        if bool(mask.any()):
+            evidence = Evidence(len(gaussians), depth.device)
+            evidence.add(inside_outside(sight.projection, mask))
+            flat = guess(evidence)
+            if best is None or flat.confirmed > best.confirmed + _FLAT:
+                best, by_shape = flat, False
     if best is None:
         raise SegmentError(f"view {view}: no mask came of the click: click on another part of the object.")
-    if solid:
+    if not found.views:
+        found.start = best.evidence.selected
+    if by_shape:
         found.evidence.inside += PROPOSED * (things.known & best.evidence.selected)
         found.evidence.outside += BESIDE * (things.known & ~best.evidence.selected)
     for v, (answer, trust, _) in zip(best.views, best.answers, strict=True):
         if trust > 0 and v not in found.views:
             _count(found, v, answer, inside_outside(views.sight(v).projection, answer), trust)
+
+
+def _best_solid(guesses: Sequence[_Guess]) -> _Guess | None:
+    """The proposed set that is most likely the thing; of nearly equal ones the larger. None if there is none."""
+    best = max(guesses, key=lambda one: one.score, default=None)
+    if best is None:
+        return None
+    reach, least = _LARGER * best.size, best.score - _NEARLY
+    return max((one for one in guesses if one.score > least and one.size <= reach), key=lambda one: one.size)
 
 
 def _best_views(evidence: Evidence, weights: Tensor, view: int) -> list[int]:

@@ -55,7 +55,7 @@ LEAST = 40
 """Gaussians of a set that is proposed."""
 _SHARE = 0.3
 """Of the graph, the most that such a set has."""
-_OTHER = 1.25
+OTHER = 1.25
 """How much larger or smaller the next set must be."""
 _SAMPLES, _TRIED = 600, 300
 """Pixels of a view, and planes through one of them, among which the one that things stand on is looked for."""
@@ -334,7 +334,7 @@ class Solids:
         nodes = self._tree.around(start, LEAST, int(_SHARE * len(self._nodes)))
         for node, wait in sorted(reversed(nodes), key=lambda one: -one[1]):  # the larger first
             size = self._tree.count[node]
-            if all(abs(np.log(size / self._tree.count[other])) > np.log(_OTHER) for other, _ in found):
+            if all(abs(np.log(size / self._tree.count[other])) > np.log(OTHER) for other, _ in found):
                 found.append((node, wait))
         sets = []
         for node, wait in found[:most]:

@@ -87,6 +87,8 @@ class NewObject:
         self._clicks: list[_Click] = []
         self._from_search: Balance | None = None
         """What the last search found, with what was clicked since."""
+        self._last: Search | None = None
+        """That search, if nothing was clicked since."""
 
     # -------------------------------------------------------------------- clicks
 
@@ -105,6 +107,7 @@ class NewObject:
             SessionError: nothing is there, or nothing is left of the object. It is as if there had been no click.
         """
         self.end_search()
+        self._last = None
         before = _Click(
             self._view_of(camera), outside, self._scene.selection, self._selector.balance,
             self._selector.weight, self._scene.edits.version,
@@ -143,10 +146,13 @@ class NewObject:
         self.end_search()
         self.views.clear()
         self._clicks.clear()
-        self._from_search = None
+        self._from_search = self._last = None
+        if self._scene.trains:  # what is kept is old by now
+            self._release()
 
     def _forget_last(self) -> None:
         self.end_search()
+        self._last = None
         last = self._clicks.pop()
         view = last.view
         (view.outside if last.outside else view.inside).pop()
@@ -264,13 +270,37 @@ class NewObject:
             if self._frozen is None or self._frozen.key != key_of(model):
                 self._release()
                 self._frozen = Frozen(model, self._scene)
+        return self._run(self._frozen)
+
+    def other_size(self, *, larger: bool) -> Search:
+        """What asks the views for the next larger thing that the clicks may mean, or the next smaller one, as `search`. Ends a search.
+
+        Raises:
+            SessionError: there is none; or no search has ended yet, or what is drawn has changed since.
+        """
+        last = self._last
+        if last is None or last.found is None:
+            raise SessionError(
+                "nothing was found yet: click on the object, with *Ask other views*, and wait."
+            )
+        with self._scene.reading() as model:
+            if last.frozen.closed.is_set() or not (self._scene.trains or last.frozen.key == key_of(model)):
+                raise SessionError("what is drawn has changed: click on the object again.")
+        start = last.found.other_size(larger=larger)
+        if start is None:
+            size = "larger" if larger else "smaller"
+            raise SessionError(f"nothing {size} hangs together there: click on it, or beside it.")
+        self.end_search()
+        return self._run(last.frozen, start)
+
+    def _run(self, frozen: Frozen, start: Tensor | None = None) -> Search:
         clicks = [
             (v.camera, x * v.camera.width, y * v.camera.height, beside)
             for v in self.views
             for points, beside in ((v.on_it, False), (v.outside, True))
             for x, y in points
         ]
-        self.running = Search(self._frozen, self._maker(), clicks)
+        self.running = Search(frozen, self._maker(), clicks, start)
         return self.running
 
     def accept(self, search: Search) -> bool:
@@ -291,9 +321,7 @@ class NewObject:
         selection = self._scene.selection
         if not self._selector.put_balance(balance, self._selector.weight):
             self._selector.put(selection, balance, self._selector.weight)
-        self._from_search = balance
-        if self._scene.trains:  # the next step changes all that is kept
-            self._release()
+        self._from_search, self._last = balance, search
         return True
 
     def failed(self, search: Search) -> bool:

@@ -36,6 +36,8 @@ class NewObjectFolder:
         self._clicks = gui.add_text("Clicks", "none", disabled=True)
         clicks = {"Object": self._start(outside=False), "Not this": self._start(outside=True)}
         actions.buttons(gui, "Click on", clicks)
+        sizes = {"Larger": self._resize(larger=True), "Smaller": self._resize(larger=False)}
+        actions.buttons(gui, "It is", sizes)
         self._asks = gui.add_checkbox(
             "Ask other views",
             True,
@@ -66,10 +68,12 @@ class NewObjectFolder:
         if not new.count:
             self._outcome = ""
             return "none"
-        text = f"{_counted(new.count, 'click')} in {_counted(len(new.views), 'view')}"
+        text = _counted(new.count, "click")  # the field is narrow: what changes comes first
+        if len(new.views) > 1:
+            text += f" in {len(new.views)} views"
         if search is None:
-            return f"{text}; {self._outcome}" if self._outcome else text
-        return f"{text}; {search.asked} of {search.most} views" if search.most else f"{text}; looking around"
+            return f"{self._outcome}; {text}" if self._outcome else text
+        return f"{search.asked} of {search.most} views; {text}" if search.most else f"looking around; {text}"
 
     # -------------------------------------------------------------------- clicks
 
@@ -114,6 +118,15 @@ class NewObjectFolder:
         search = new.search()
         if search is not None:
             self._actions.beside(lambda: self._search(search, client))
+
+    def _resize(self, *, larger: bool) -> Action:
+        """A callback that looks for the next larger thing, or the next smaller one, that the clicks may mean."""
+
+        def resize(event: Any) -> None:
+            search = self._session.new_object.other_size(larger=larger)
+            self._actions.beside(lambda: self._search(search, event.client))
+
+        return resize
 
     def _make(self) -> None:
         self._session.make_object(self._called.value)

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from gradiseg_ns import rendering
 from gradiseg_ns.masks import Mask, Picture, PromptMaker
 from gradiseg_ns.scene.splat import Splat
@@ -105,14 +107,16 @@ class Search:
         frozen: Frozen,
         maker: PromptMaker,
         clicks: Sequence[tuple[rendering.Camera, float, float, bool]],
+        start: Tensor | None = None,
     ) -> None:
         """
         Args:
             frozen: what is searched.
             maker: turns pixels into masks.
             clicks: camera, x and y in its pixels, and whether the click is beside the object. Clicks of one view have the same camera.
+            start: bool [N], the set that they mean, as `find_object` takes it.
         """
-        self.frozen, self._maker, self._clicks = frozen, maker, clicks
+        self.frozen, self._maker, self._clicks, self._start = frozen, maker, clicks, start
         self.asked, self.most = 0, 0
         """Views that were asked, and how many there will be at most; 0 before the first."""
         self.found: Found | None = None
@@ -156,6 +160,7 @@ class Search:
                 self.frozen.views,
                 _Ending(self._maker, self._check),
                 clicks,
+                start=self._start,
                 progress=report,
             )
             return self.found

@@ -221,6 +221,40 @@ def test_a_click_on_the_sky_is_told(tiny: Tiny) -> None:
         find_object(ball.gaussians(), views, Exact(tiny, views), [Click(0, 1, 1)])
 
 
+def test_a_person_may_say_that_it_is_larger_or_smaller(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the sets at a click: half of the ball, and the ball."""
+    ball, height = tiny.truth == RED, tiny.gaussians.means[:, 2]
+    half = ball & (height > height[ball].median())
+
+    class Two:
+        known = torch.ones_like(ball)
+
+        def around(self, seeds: Tensor) -> list[tuple[Tensor, float]]:
+            return [(half, 5.0), (ball, 0.0)]
+
+    views = tiny.views()
+    monkeypatch.setattr(views, "solids", lambda gaussians: Two())
+
+    class Silent(Exact):
+        """Nothing in the pictures tells."""
+
+        def prompted(self, picture: Picture, *args: Any, **kwargs: Any) -> Mask:
+            return Mask(torch.zeros_like(self.masks[0]))
+
+    maker = Silent(tiny, views)
+    click = [tiny.click()]
+    found = find_object(tiny.gaussians, views, maker, click, most_views=4)
+    assert found.start is not None and torch.equal(found.start, half)
+    assert found.other_size(larger=False) is None
+    wider = find_object(
+        tiny.gaussians, views, maker, click, start=found.other_size(larger=True), most_views=4
+    )
+    assert torch.equal(wider.selected, ball), "no mask is like it: it is what the person said"
+    assert wider.other_size(larger=True) is None
+    narrower = wider.other_size(larger=False)
+    assert narrower is not None and torch.equal(narrower, half)
+
+
 def test_a_phrase_is_counted_over_views(tiny: Tiny) -> None:
     views = tiny.views()
     maker = Exact(tiny, views)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from gradiseg_ns.formats.sidecar import read_objects
 from gradiseg_ns.formats.write_ply import write_ply
 from gradiseg_ns.masks import Mask, Picture
 from gradiseg_ns.runs.writing import labels_of_run, objects_of_run
-from gradiseg_ns.segment.loop import SegmentError
+from gradiseg_ns.segment.loop import Found, SegmentError, find_object
 from gradiseg_ns.sources.run import load_run
 
 from ..scenes import write_scene
@@ -68,6 +69,29 @@ def test_a_click_on_a_bare_splat(ply: Path, tmp_path: Path) -> None:
     assert (tmp_path / "overview.png").is_file()
 
 
+def test_a_larger_thing_or_a_sentence(ply: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found first is made a small set, so that there is a larger one; and after that there is none."""
+    view, x, y = red_pixel(ply)
+    click = ((str(view), str(x), str(y), "ball"),)
+    started: list[int | None] = []
+
+    def find(gaussians: Any, views: Any, maker: Any, clicks: Any, *, start: Any = None, **more: Any) -> Found:
+        found = find_object(gaussians, views, maker, clicks, start=start, **more)
+        every = torch.arange(len(gaussians))
+        found.proposed, found.start = [every < 50, every < 100], every < 50 if start is None else start
+        started.append(None if start is None else int(start.sum()))
+        return found
+
+    monkeypatch.setattr("gradiseg_ns.segment.loop.find_object", find)
+    Segment(ply, click=click, larger=("ball",), views=2, height=96, output_dir=tmp_path).main()
+    assert started == [None, 100] and (tmp_path / "segmented.ply").is_file()
+    with pytest.raises(SegmentError, match="--larger ball: nothing larger hangs together"):
+        Segment(
+            ply, click=click, larger=("ball", "ball"), views=2, height=96, output_dir=tmp_path / "no"
+        ).main()
+    assert not (tmp_path / "no" / "segmented.ply").exists()
+
+
 def test_a_run_becomes_a_gradiseg_run(scene: Path, tmp_path: Path) -> None:
     run = write_plain_run(scene, tmp_path / "runs")
     view, x, y = red_pixel(run)
@@ -108,6 +132,7 @@ def test_a_phrase(ply: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ({"click": (("0", "3"),)}, "--click 0 3: expected the number of a view, x, y"),
         ({"click": (("a", "3", "4"),)}, "--click a 3 4: expected"),
         ({"click": (("0", "3", "4", "mug"),), "beside": (("0", "3", "4", "cup"),)}, "no --click on 'cup'"),
+        ({"click": (("0", "3", "4", "mug"),), "larger": ("cup",)}, "--larger cup: there is no --click on 'cup'"),
         ({"beside": (("0", "3", "4"),)}, "give one of"),
         ({"click": (("77", "3", "4"),)}, "there is no view 77"),
         ({"click": (("0", "3000", "4"),)}, "outside of view 0"),

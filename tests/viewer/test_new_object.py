@@ -294,6 +294,38 @@ def test_what_was_found_is_tightened(session: Session, pipeline: GradisegPipelin
     assert counts[0] < counts[1] < counts[2]
 
 
+def test_the_person_knows_the_size(session: Session, pipeline: GradisegPipeline) -> None:
+    """The next larger thing, and back to the smaller one; not before there was an answer, nor after the scene has changed."""
+    new = session.new_object
+    with pytest.raises(SessionError, match="nothing was found yet"):
+        new.other_size(larger=True)
+    clicked(session, pipeline)
+    search = new.search()
+    assert search is not None
+    with pytest.raises(SessionError, match="nothing was found yet"):
+        new.other_size(larger=True)
+    found = search.run()
+    assert new.accept(search)
+    every = torch.arange(len(found.selected))
+    assert found.start is not None
+    own = int(found.start.sum())
+    found.proposed = [found.start, every < 2 * own]
+    with pytest.raises(SessionError, match="nothing smaller hangs together"):
+        new.other_size(larger=False)
+    assert new.running is None, "what was found stays"
+    wider = new.other_size(larger=True)
+    assert new.running is wider and wider.frozen is search.frozen
+    result = wider.run()
+    assert result.start is not None and int(result.start.sum()) == 2 * own
+    assert new.accept(wider)
+    result.proposed = found.proposed
+    back = new.other_size(larger=False).run()
+    assert torch.equal(back.start, found.start)  # type: ignore[arg-type]
+    session.undo()
+    with pytest.raises(SessionError, match="nothing was found yet"):
+        new.other_size(larger=True)
+
+
 def test_a_training_may_go_on_meanwhile(pipeline: GradisegPipeline, cameras: Cameras) -> None:
     """Parameters change in place while views are asked: what is searched is a copy, and the answer is found in the Gaussians of later."""
     session = Session(lambda: pipeline.model, lambda: cameras, trains=True)
@@ -308,9 +340,14 @@ def test_a_training_may_go_on_meanwhile(pipeline: GradisegPipeline, cameras: Cam
             for value in model.gauss_params.values():
                 value += 1e-3
         assert torch.equal(search.frozen.gaussians.means, before)
-        search.run()
+        found = search.run()
         assert session.new_object.accept(search)
+        assert found.start is not None
+        found.proposed = [torch.arange(len(found.start)) < 2 * int(found.start.sum())]
+        assert session.new_object.other_size(larger=True).frozen is search.frozen, "still the same copy"
+        session.new_object.end_search()
         session.make_object("found")
+        assert search.frozen.closed.is_set(), "it is given up with the object"
         seen = ids_seen(session, cameras[4:5]) == session.selection.ids[0]
         ball = truth(pipeline, 4) == BALL
         assert float((seen & ball).sum() / (seen | ball).sum()) > 0.6

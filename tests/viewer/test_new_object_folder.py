@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+import torch
 
 import gradiseg_ns.masks as masks
 import gradiseg_ns.viewer.search as search
@@ -63,10 +64,18 @@ def test_one_click_and_the_other_views_are_asked(opened: Opened) -> None:
     client = opened.connect()
     assert words(client) == "none"
     click(client, opened)
-    client.wait(lambda: words(client).startswith("1 click in 1 view"))
+    client.wait(lambda: words(client).endswith("1 click"))
     assert str(client.page.find("Selected").value) != "nothing", "a first answer"
     client.wait(lambda: " agree" in words(client), timeout=120, what="the search to end")
     assert opened.session.new_object.running is None
+    searched = opened.session.new_object._last
+    assert searched is not None and searched.found is not None and searched.found.start is not None
+    start = searched.found.start
+    searched.found.proposed = [torch.arange(len(start)) < 2 * int(start.sum())]
+    client.set("It is", "Smaller")
+    client.wait(lambda: told(client, "nothing smaller hangs together"))
+    client.set("It is", "Larger")
+    client.wait(lambda: opened.session.new_object._last is not searched, timeout=120, what="another size")
     client.set("Called", "my ball")
     client.wait(lambda: opened.pipeline.viewer_panel._new_object._called.value == "my ball")
     client.press("Make object")
@@ -87,7 +96,7 @@ def test_the_panel_works_while_views_are_asked(opened: Opened, maker: Waiting, e
     client.wait(lambda: panel._new_object._sam.value == "slow sam")
     click(client, opened)
     assert maker.reached.wait(60)
-    client.wait(lambda: words(client).startswith("1 click in 1 view; "))
+    client.wait(lambda: words(client).endswith("; 1 click"))
     if ends == "closing":
         threading.Timer(0.5, maker.go.set).start()
         panel.close()
@@ -111,14 +120,14 @@ def test_errors_are_told_and_nobody_is_asked_if_nobody_wants_it(
     client, panel = opened.connect(), opened.pipeline.viewer_panel
     click(client, opened)
     client.wait(lambda: told(client, "no view is of any help today"))
-    client.wait(lambda: words(client) == "1 click in 1 view; the other views were of no help")
+    client.wait(lambda: words(client) == "the other views were of no help; 1 click")
     assert str(client.page.find("Selected").value) != "nothing", "the first answer stays"
     client.set("Edit", "Clear")
     client.wait(lambda: words(client) == "none")
     client.set("Ask other views", False)
     client.wait(lambda: not panel._new_object._asks.value)
     click(client, opened)
-    client.wait(lambda: words(client) == "1 click in 1 view")
+    client.wait(lambda: words(client) == "1 click")
     assert not panel.actions.is_busy
 
 
