@@ -32,6 +32,8 @@ from gradiseg_ns.votes.rendered import spread_views
 
 _POWER = 1.3
 """Of a node's size in its score."""
+_LITTLE = 0.15
+"""Mean IoU of the masks that fit best, below which a node is no thing."""
 _GROUND = 0.5
 """The share of a node that may be what things stand on."""
 _GROUP, _BETTER = 0.6, 0.05
@@ -93,7 +95,7 @@ def find_everything(
         classes from 1; 0 for what belongs to none, -1 for what no view sees.
 
     Raises:
-        SegmentError: there are no masks, or they have nothing in common.
+        SegmentError: there are no masks, or they fit nothing.
     """
     report = progress or (lambda stage, done, total: None)
     chosen = spread_views(len(views), most_views)
@@ -119,6 +121,8 @@ def find_everything(
         classes = _joined(
             things.to(groups.device), confirmed[picked], groups, confirmed[len(nodes.chosen) :], shown
         )
+    if not bool((classes >= 0).any()):
+        raise SegmentError(f"no mask in any of {len(chosen)} views fits a thing.")
     labels = _moved(classes, kept, views, views.solids(gaussians).known)
     return Labels(
         torch.where((labels.classes < 0) & (shown > 0), 0, labels.classes + 1).clamp(min=-1),
@@ -210,7 +214,7 @@ def _things(nodes: Nodes, confirmed: Tensor) -> tuple[Tensor, Tensor]:
         int64 [N] from 0, -1 for none; and int64 [T], which nodes they are.
     """
     score = nodes.tree.count[nodes.chosen] ** _POWER * nodes.wait * confirmed.numpy()
-    score[nodes.ground >= _GROUND] = 0
+    score[(nodes.ground >= _GROUND) | (confirmed.numpy() < _LITTLE)] = 0
     classes, picked = nodes.cut(score)
     return torch.from_numpy(classes), torch.from_numpy(picked)
 

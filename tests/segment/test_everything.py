@@ -90,6 +90,20 @@ def test_no_masks_at_all_is_told(tiny: Tiny) -> None:
         find_everything(tiny.gaussians, tiny.views(), Nothing(), most_views=4)
 
 
+def test_masks_that_fit_nothing_are_told(tiny: Tiny) -> None:
+    class Specks:
+        """A pixel in a corner."""
+
+        def everything(self, picture: Picture) -> list[Mask]:
+            pixels = torch.zeros(picture.rgb.shape[:2], dtype=torch.bool)
+            pixels[:2, :2] = True
+            return [Mask(pixels)]
+
+    views = tiny.views()
+    with pytest.raises(SegmentError, match=r"view"):
+        find_everything(tiny.gaussians, views, Specks(), most_views=4)
+
+
 def test_packed_masks_are_the_masks() -> None:
     masks = [Mask(torch.rand(7, 9) > 0.5, level=k) for k in range(3)]
     packed = Packed(masks, 7, 9)
