@@ -41,7 +41,7 @@ class BoundaryConfig:
     """Treatment of a Gaussian that reaches out of its object in most views: `split` splits it along that axis, `draw_in` shortens it, `off` leaves it."""
     edges: Literal["auto", "sharp", "rough"] = "auto"
     """Whether losses are added at the edges of the id maps: `sharp` always, `rough` never, `auto` if the edges were snapped or match those that the views agree on. Choose `sharp` if the maps are exact and the splat is coarse."""
-    focus: float = 1.0
+    focus: float = 0.75
     """Weight of L_2d over the pixels near edges of the id map, in addition to L_2d over all pixels. 0 switches focus off."""
     focus_photo: float = 0.3
     """Weight of the photo's L1 over the same pixels, in addition to that over all pixels. Without focus it has no effect."""

@@ -45,21 +45,20 @@ Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]", help
 class Segment:
     """Find objects in a splat that has no id maps: by a click, by a phrase, or everything. No photos and no training are needed.
 
-    Views are rendered; a run brings its cameras, and virtual ones are put around any other splat. `--cameras-only` writes cameras.png,
-    the numbered views for --click. Writes a PLY with an object id and a confidence per Gaussian, the objects' names beside it, and for
-    a run also a gradiseg run.
+    Views are rendered: from a run's cameras, else from virtual ones. `--cameras-only` writes cameras.png, the numbered views for --click.
+    Writes a PLY with an object id and a confidence per Gaussian, the objects' names, and for a run also a gradiseg run.
     """
 
     splat: tyro.conf.Positional[Path]
     """A 3DGS PLY, or a run of gradiseg or splatfacto: its config.yml, or the folder it is in. Only open runs you trust: their config.yml can execute code."""
     click: Clicks = ()
-    """A pixel on an object: the number of a view in cameras.png, x, y, and the object's name. Can be repeated. Clicks of the same name, or all without a name, are on the same object."""
+    """A pixel on an object: a view's number in cameras.png, x, y, and the object's name. Can be repeated, also for one object."""
     beside: Clicks = ()
     """A pixel that does not belong to an object, in a view with a --click on it. Given as --click."""
     larger: Names = ()
-    """Objects of --click for which the next larger thing at the click is taken; a name twice: the one after it."""
+    """Names of clicked objects that are larger than what was found. A name twice: still larger."""
     smaller: Names = ()
-    """The same, for the next smaller one."""
+    """Names of clicked objects that are smaller."""
     phrase: Phrases = ()
     """Names of things, one object a phrase: "red mug" banana."""
     everything: bool = False
@@ -67,21 +66,21 @@ class Segment:
     cameras_only: bool = False
     """Write cameras.png and end."""
     maker: MaybeText = None
-    """What makes the masks: `wand` for clicks and `regions` for everything need no weights; or a model of the Hugging Face hub (SAM, Grounding DINO for phrases), or a folder with its files. Default: wand, regions, and for phrases IDEA-Research/grounding-dino-tiny."""
+    """What makes the masks: `wand` (clicks) and `regions` (everything) need no weights; or a model of the Hugging Face hub, or a folder with its files. Default: wand, regions, for phrases IDEA-Research/grounding-dino-tiny."""
     prompts: str = PROMPTS
     """With --phrase: what makes masks of the boxes that a detector finds, and follows the object into further views."""
     views: int = 16
-    """Most views that are asked for an object. It ends earlier when nothing changes any more."""
+    """Most views asked for an object; fewer when nothing changes any more."""
     height: int = 256
     """Pixels of the renders that masks are made of."""
     sharpen: bool = False
-    """With --click or --phrase: split and fit the Gaussians at borders, and hold the pictures in place."""
+    """With --click or --phrase: split and fit Gaussians at borders."""
     output_dir: MaybePath = None
     """Folder of segmented.ply, overview.png and cameras.png. Default: `segmented` beside the splat."""
     device: MaybeText = None
     """`cpu` or `cuda`. Default: cuda if there is a GPU."""
     offline: bool = False
-    """Never reach for the network: weights from a folder or from the hub's cache."""
+    """Weights from a folder or the hub's cache only, no network."""
 
     def main(self) -> None:
         from gradiseg_ns.formats.write_ply import write_ply
