@@ -20,7 +20,7 @@ _ALL = 5000
 """With fewer nodes than this, only the closer half of all pairs joins in a round: weights change much then."""
 _GROWN = 2.0
 """Times its leaves, from which on a node has joined another thing."""
-_LONGEST = 7.0
+LONGEST = 7.0
 """The longest wait, and that of what nothing ever doubles."""
 
 Array = NDArray[np.float64]
@@ -95,8 +95,8 @@ class Hierarchy:
         while up >= 0 and self.count[up] <= _GROWN * self.count[node]:
             up = int(self.parent[up])
         if up < 0:
-            return _LONGEST
-        return float(np.log(self.bond[node] / max(self.bond[up], 1e-30)).clip(0, _LONGEST))
+            return LONGEST
+        return float(np.log(self.bond[node] / max(self.bond[up], 1e-30)).clip(0, LONGEST))
 
 
 def hierarchy(weights: sparse.csr_matrix) -> Hierarchy:

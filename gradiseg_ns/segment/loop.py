@@ -31,6 +31,7 @@ from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.segment import solids
 from gradiseg_ns.segment.evidence import Evidence, inside_outside
+from gradiseg_ns.segment.hierarchy import LONGEST
 from gradiseg_ns.tools.errors import GradisegError
 from gradiseg_ns.votes.rendered import spread_views
 
@@ -60,6 +61,8 @@ _WAIT, _LONG = 0.5, 4.0
 """What the wait of a proposed set counts at most beside the IoU by which it is confirmed, and the wait that counts half of it."""
 _SIZE = 0.03
 """What the log of its number of Gaussians counts: parts of a thing are confirmed as well as the thing."""
+_CROWD, _MUCH = 0.2, 0.2
+"""The share of all Gaussians from which on a set may well be several things if nothing ever doubles it, and what that costs."""
 _NEARLY, _LARGER = 0.06, 2.7
 """A set that is larger, up to so many times, is taken if its score is lower by no more: the next views cut off what is too much sooner than
 they find what lacks."""
@@ -418,8 +421,10 @@ class _Guess:
     evidence: Evidence
     views: list[int]
     answers: list[tuple[Tensor, float, float]]
-    wait: float
+    wait: float = 0.0
     """How long a proposed set waits for a partner (`solids`)."""
+    share: float = 0.0
+    """Of the Gaussians of which anything is known, those in the guess."""
 
     @property
     def size(self) -> int:
@@ -434,7 +439,9 @@ class _Guess:
     @property
     def score(self) -> float:
         """How likely a proposed set is the thing, by the answers, its wait and its size."""
-        return self.confirmed + _WAIT * self.wait / (self.wait + _LONG) + _SIZE * math.log(max(self.size, 1))
+        waits = _WAIT * self.wait / (self.wait + _LONG)
+        crowd = _MUCH if self.share > _CROWD and self.wait >= LONGEST else 0.0
+        return self.confirmed + waits + _SIZE * math.log(max(self.size, 1)) - crowd
 
 
 def _start(
@@ -459,16 +466,16 @@ def _start(
     if not found.views:
         found.proposed = [chosen for chosen, _ in proposed]
 
-    def guess(evidence: Evidence, wait: float = 0.0) -> _Guess:
+    def guess(evidence: Evidence, wait: float = 0.0, share: float = 0.0) -> _Guess:
         asked = _best_views(evidence, weights, view)
         answers = [_ask(views.sight(v), evidence, maker, pixels if v == view else None) for v in asked]
-        return _Guess(evidence, asked, answers, wait)
+        return _Guess(evidence, asked, answers, wait, share)
 
     def solid(chosen: Tensor, wait: float = 0.0) -> _Guess:
         evidence = Evidence(len(gaussians), depth.device)
         evidence.inside += 10.0 * chosen  # far more than SURE
         evidence.outside += 10.0 * ~chosen
-        return guess(evidence, wait)
+        return guess(evidence, wait, float(chosen.sum() / things.known.sum().clamp(min=1)))
 
     if meant is not None:
         best, by_shape = solid(meant), True
