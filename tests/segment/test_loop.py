@@ -15,11 +15,13 @@ from gradiseg_ns.masks import Mask, Picture
 from gradiseg_ns.masks.wand import Wand
 from gradiseg_ns.scene.splat import Splat
 from gradiseg_ns.segment.evidence import Evidence, inside_outside
+from gradiseg_ns.segment.hierarchy import LONGEST
 from gradiseg_ns.segment.loop import (
     Click,
     SegmentError,
     Sight,
     Views,
+    _Guess,
     find_object,
     find_phrase,
     prompt_pixels,
@@ -253,6 +255,14 @@ def test_a_person_may_say_that_it_is_larger_or_smaller(tiny: Tiny, monkeypatch: 
     assert wider.other_size(larger=True) is None
     narrower = wider.other_size(larger=False)
     assert narrower is not None and torch.equal(narrower, half)
+
+
+def test_a_large_set_that_nothing_doubles_may_be_a_crowd() -> None:
+    def guess(wait: float, share: float) -> float:
+        return _Guess(Evidence(10), [0], [(torch.zeros(2, 2), 1.0, 0.8)], wait, share).score
+
+    assert guess(LONGEST, 0.1) > guess(LONGEST - 1, 0.1), "who waits longer is the thing"
+    assert guess(LONGEST, 0.3) < guess(LONGEST - 1, 0.3) == guess(LONGEST - 1, 0.1)
 
 
 def test_a_phrase_is_counted_over_views(tiny: Tiny) -> None:
