@@ -94,7 +94,7 @@ def test_a_set_ends_where_the_table_begins_even_without_creases(monkeypatch: pyt
     count = len(points)
     inside = torch.arange(count) >= len(flat)
     seed = ((points - torch.tensor([0, 0, 0.45])).norm(dim=1) < 0.08).float()[:, None]
-    monkeypatch.setattr(solids, "_OTHER", 1.0)  # all nodes
+    monkeypatch.setattr(solids, "OTHER", 1.0)  # all nodes
     same = np.zeros(count, np.float32), np.full((count, 3), 0.5, np.float32), np.full(count, 9.0, np.float32)
     plane = Plane(np.array([0, 0, 1], np.float32), 0.0, 0.005)
 
