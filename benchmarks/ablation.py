@@ -51,7 +51,7 @@ class Ablation:
     jobs: int = 1
     """Number of trainings that run at once and share the threads."""
     fork_at: float | None = None
-    """Train only the first row of every seed from the start, and the other rows from its checkpoint at this share of the run. Use it for rows that differ only in later phases, such as `--rows boundary-off boundary --fork-at 0.667`."""
+    """Of every seed, train the options of the first row once, and let all rows go on from its checkpoint at this share of the run. Use it for rows that differ only in later phases, such as `--rows boundary-off boundary --fork-at 0.667`."""
     every_side: Path | None = None
     """Folder of masks of single objects from every side; cut-outs are compared with them, too (benchmarks/every_side.py)."""
     output: Path = Path("outputs/ablation/results.jsonl")
@@ -65,14 +65,18 @@ class Ablation:
         if self.fork_at is not None and not 0 < self.fork_at < 1:
             raise SystemExit(f"--fork-at {self.fork_at}: expected a share of the run between 0 and 1")
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        first = self.rows[:1] if self.fork_at is not None else ()
-        stages = [[(r, s) for s in self.seeds for r in rows] for rows in (first, self.rows[len(first) :])]
-        results: list[dict[str, Any] | None] = []
+        trunks: dict[int, str] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
-            for runs in stages:
-                trunks = {r["seed"]: r["run"] for r in results if r is not None}
-                jobs = [pool.submit(self._spawn, row, seed, threads, trunks.get(seed)) for row, seed in runs]
-                results += [job.result() for job in jobs]
+            if (
+                self.fork_at is not None
+            ):  # no row is this run itself: what goes on sees the views in another order
+                jobs = [pool.submit(self._spawn, self.rows[0], seed, threads, None) for seed in self.seeds]
+                trunks = {r["seed"]: r["run"] for r in (job.result() for job in jobs) if r is not None}
+            runs = [(row, seed) for row in self.rows for seed in self.seeds]
+            if self.fork_at is not None:
+                runs = [(row, seed) for row, seed in runs if seed in trunks]
+            jobs = [pool.submit(self._spawn, row, seed, threads, trunks.get(seed)) for row, seed in runs]
+            results = [job.result() for job in jobs]
         print_table(self, [result for result in results if result is not None])
 
     def _spawn(self, row: str, seed: int, threads: int, trunk: str | None) -> dict[str, Any] | None:
@@ -98,9 +102,15 @@ class Ablation:
             },
         }
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "0"}
-        log = self.output.parent / "logs" / f"{self.data.name}_{self.masks_dir}_{row}_{seed}.log"
+        is_trunk = self.fork_at is not None and trunk is None
+        name = f"trunk of {row}" if is_trunk else row
+        log = (
+            self.output.parent
+            / "logs"
+            / f"{self.data.name}_{self.masks_dir}_{name.replace(' ', '_')}_{seed}.log"
+        )
         log.parent.mkdir(parents=True, exist_ok=True)
-        print(f"training {row}, seed {seed} (log: {log})", flush=True)
+        print(f"training {name}, seed {seed} (log: {log})", flush=True)
         with log.open("w") as stream:
             code = subprocess.run(
                 [sys.executable, __file__, "--one-run", json.dumps(job)],
@@ -108,9 +118,11 @@ class Ablation:
             ).returncode  # fmt: skip
         marked = [line for line in log.read_text().splitlines() if line.startswith("RESULT ")]
         if code or not marked:
-            print(f"  {row}, seed {seed} failed with exit code {code}; see {log}", flush=True)
+            print(f"  {name}, seed {seed} failed with exit code {code}; see {log}", flush=True)
             return None
         result = json.loads(marked[-1].removeprefix("RESULT "))
+        if is_trunk:
+            return result
         with self.output.open("a") as stream:
             stream.write(json.dumps(result) + "\n")
         figures = ", ".join(f"{key} {result[key]:.2f}" for key in FIGURES if result.get(key) is not None)
@@ -142,6 +154,9 @@ def one_run(job: dict[str, Any]) -> None:
             config.load_dir, config.load_step = Path(job["trunk"]) / "nerfstudio_models", fork
             config.max_num_iterations -= fork + 1
     trainer, seconds = runs.train(config, description=job["row"])
+    if job["fork_at"] is not None and job["trunk"] is None:
+        print("\nRESULT " + json.dumps({**job, "run": str(config.get_base_dir())}), flush=True)
+        return
     metrics = runs.evaluate(trainer, pictures=config.get_base_dir() / "eval")
     with torch.no_grad():
         oracle = field_at_edges(trainer.pipeline)

@@ -1,4 +1,4 @@
-"""The ablation's command: its rows are options that exist, and forked rows start from their trunk."""
+"""The ablation's command: its rows are options that exist, and all forked rows go on from one checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_row_is_made_of_options_that_exist(ablation: ModuleType, tmp_path:
             assert found == value, row
 
 
-def test_forked_rows_start_from_the_first_of_their_seed(
+def test_all_rows_go_on_from_the_same_checkpoint_of_their_seed(
     ablation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs: list[dict[str, Any]] = []
@@ -49,11 +49,13 @@ def test_forked_rows_start_from_the_first_of_their_seed(
         fork_at=0.5,
         output=tmp_path / "out" / "results.jsonl",
     ).main()
-    found = {(job["row"], job["seed"]): job for job in jobs}
-    assert len(found) == len(jobs) == 6
+    trunks = [job for job in jobs if job["trunk"] is None]
+    assert [(job["row"], job["seed"]) for job in trunks] == [("boundary-off", 0), ("boundary-off", 1)]
+    found = {(job["row"], job["seed"]): job for job in jobs if job["trunk"] is not None}
+    assert len(found) == len(jobs) - 2 == 6
     for seed in (0, 1):
-        assert found["boundary-off", seed]["trunk"] is None
-        assert found["boundary", seed]["trunk"] == f"runs/boundary-off/{seed}"
+        for row in ("boundary-off", "boundary"):
+            assert found[row, seed]["trunk"] == f"runs/boundary-off/{seed}"
         options = found["both", seed]["options"]
         assert options["pipeline.model.boundary_refiner"] is False, "the paper's rows have no refiner"
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 6
