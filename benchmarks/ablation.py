@@ -67,14 +67,13 @@ class Ablation:
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         trunks: dict[int, str] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
-            if (
-                self.fork_at is not None
-            ):  # no row is this run itself: what goes on sees the views in another order
-                jobs = [pool.submit(self._spawn, self.rows[0], seed, threads, None) for seed in self.seeds]
-                trunks = {r["seed"]: r["run"] for r in (job.result() for job in jobs) if r is not None}
-            runs = [(row, seed) for row in self.rows for seed in self.seeds]
+            seeds = self.seeds
             if self.fork_at is not None:
-                runs = [(row, seed) for row, seed in runs if seed in trunks]
+                # No row is this run itself: what goes on from a checkpoint sees the views in another order.
+                jobs = [pool.submit(self._spawn, self.rows[0], seed, threads, None) for seed in seeds]
+                trunks = {r["seed"]: r["run"] for r in (job.result() for job in jobs) if r is not None}
+                seeds = tuple(trunks)
+            runs = [(row, seed) for seed in seeds for row in self.rows]
             jobs = [pool.submit(self._spawn, row, seed, threads, trunks.get(seed)) for row, seed in runs]
             results = [job.result() for job in jobs]
         print_table(self, [result for result in results if result is not None])
@@ -103,12 +102,8 @@ class Ablation:
         }
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "0"}
         is_trunk = self.fork_at is not None and trunk is None
-        name = f"trunk of {row}" if is_trunk else row
-        log = (
-            self.output.parent
-            / "logs"
-            / f"{self.data.name}_{self.masks_dir}_{name.replace(' ', '_')}_{seed}.log"
-        )
+        name = f"trunk-of-{row}" if is_trunk else row
+        log = self.output.parent / "logs" / f"{self.data.name}_{self.masks_dir}_{name}_{seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         print(f"training {name}, seed {seed} (log: {log})", flush=True)
         with log.open("w") as stream:

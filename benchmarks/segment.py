@@ -189,8 +189,7 @@ class SegmentBenchmark:
             seconds, cpu = perf_counter() - start, process_time() - worked
             iou = held_out_iou(splat, selected, test, object_id)
             if found is not None and self.presses:
-                other = self._pressed(splat, views, maker, clicks, found, test, object_id)
-                iou = max(iou, *other) if other else iou
+                iou = max([iou, *self._pressed(splat, views, maker, clicks, found, test, object_id)])
             tried.append({"iou": iou, "seconds": seconds, "cpu": cpu, "views": asked})
         return tried, first
 

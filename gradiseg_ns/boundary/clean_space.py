@@ -51,9 +51,10 @@ def class_signs(
     """
     generator = torch.Generator().manual_seed(step)
     signs = (2.0 * torch.randint(0, 2, (classes,), generator=generator) - 1).to(device)
-    if surroundings is None or not bool(surroundings.any()):
+    if surroundings is None:
         return signs
-    return torch.where(surroundings, signs[surroundings][0], signs)
+    first = surroundings.long().argmax(dim=0, keepdim=True)  # the host need not wait for it
+    return torch.where(surroundings, signs.index_select(0, first), signs)
 
 
 def foreign_feature(labels: Tensor, signs: Tensor) -> Tensor:

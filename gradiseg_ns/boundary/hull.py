@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class Hulls:
     margins: Tensor
     """[C], world units."""
 
-    @property
+    @cached_property
     def missing(self) -> Tensor:
         """bool [C], classes without a hull."""
         return torch.isinf(self.supports).all(dim=1)

@@ -92,11 +92,13 @@ class Surroundings:
     def __init__(self, views: int, config: BoundaryConfig) -> None:
         self.surfaces = SurfacePoints(views)
         self._config = config
+        self.wanted = config.hull or config.space > 0
+        """Whether anything is asked for."""
         self._depths: list[tuple[rendering.Camera, Tensor]] = []
 
     def watch(self, camera: rendering.Camera, classes: Tensor, depth: Tensor, alpha: Tensor) -> None:
         """Add a view, see `Watch`."""
-        if self._config.hull or self._config.space > 0:
+        if self.wanted:
             self.surfaces.add(camera, classes, depth, alpha)
         if self._config.space <= 0:
             return
@@ -177,8 +179,9 @@ def refresh(
     if change:
         around = Surroundings(view_count, config)
         if config.overshoot == "off":
-            for _ in _seen(gaussians, found, views, around.watch):
-                pass  # it is watched
+            if around.wanted:
+                for _ in _seen(gaussians, found, views, around.watch):
+                    pass  # it is watched
             ends = torch.zeros(*gaussians.means.shape, 2, dtype=torch.bool, device=gaussians.means.device)
         else:
             ends = overshooting_ends(gaussians, found, views, around.watch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -175,13 +176,10 @@ class Segment:
         with progress_bars() as bars:
             for name, own in clicks.items():
                 task = bars.add_task(name, total=self.views)
-
-                def find(start: Tensor | None = None, own: Any = own, task: Any = task) -> Found:
-                    return find_object(
-                        splat.gaussians(), views, maker, own, start=start, most_views=self.views,
-                        progress=lambda done, total: bars.update(task, completed=done, total=total),
-                    )  # fmt: skip
-
+                find = partial(
+                    find_object, splat.gaussians(), views, maker, own, most_views=self.views,
+                    progress=lambda done, total, task=task: bars.update(task, completed=done, total=total),
+                )  # fmt: skip
                 one = find()
                 for flag, names in self._sizes():
                     for _ in range(names.count(name)):
@@ -190,7 +188,7 @@ class Segment:
                             raise SegmentError(
                                 f"{flag} {name}: nothing {flag[2:]} hangs together at the click. Give it less often, or click elsewhere."
                             )
-                        one = find(start)
+                        one = find(start=start)
                 found[name] = one
         return found
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradiseg_ns import rendering
-from gradiseg_ns.masks import EverythingMaker, Mask
+from gradiseg_ns.masks import EverythingMaker, Mask, Picture
 from gradiseg_ns.scene.objects import MIN_ACCUMULATION
 from gradiseg_ns.segment.evidence import Evidence
 from gradiseg_ns.segment.loop import AGREE, BESIDE, MOST_VIEWS, PROPOSED, SegmentError, Views, trust_of
@@ -52,7 +52,6 @@ class Packed:
     """Masks of a picture, a bit a pixel."""
 
     def __init__(self, masks: Sequence[Mask], height: int, width: int) -> None:
-        self.levels = [mask.level for mask in masks]
         self.shape = (height, width)
         self._bits: list[NDArray[np.uint8]] = [np.packbits(m.pixels.cpu().numpy()) for m in masks]
 
@@ -68,7 +67,6 @@ class Packed:
     def only(self, chosen: Sequence[int]) -> Packed:
         """Some of them."""
         some = Packed((), *self.shape)
-        some.levels = [self.levels[k] for k in chosen]
         some._bits = [self._bits[k] for k in chosen]
         return some
 
@@ -100,15 +98,19 @@ def find_everything(
     report = progress or (lambda stage, done, total: None)
     chosen = spread_views(len(views), most_views)
     made: dict[int, Packed] = {}
+    wholes = []
     for done, view in enumerate(chosen):
         picture = views.sight(view).picture
-        made[view] = Packed(maker.everything(picture), *picture.rgb.shape[:2])
+        masks = maker.everything(picture)
+        made[view] = Packed(masks, *picture.rgb.shape[:2])
+        wholes.append(_map_of_wholes(masks, picture))
         report("Making masks", done + 1, len(chosen))
     if not any(len(masks) for masks in made.values()):
         raise SegmentError(f"there is no mask in any of {len(chosen)} views.")
-    nodes = views.solids(gaussians).nodes
+    solids = views.solids(gaussians)
+    nodes = solids.nodes
     try:
-        groups = _grouped(gaussians, views, made, report)
+        groups = _grouped(gaussians, [views.cameras[v] for v in chosen], wholes, report)
     except SegmentError:
         if nodes is None:
             raise
@@ -123,41 +125,47 @@ def find_everything(
         )
     if not bool((classes >= 0).any()):
         raise SegmentError(f"no mask in any of {len(chosen)} views fits a thing.")
-    labels = _moved(classes, kept, views, views.solids(gaussians).known)
+    labels = _moved(classes, kept, views, solids.known)
     return Labels(
         torch.where((labels.classes < 0) & (shown > 0), 0, labels.classes + 1).clamp(min=-1),
         labels.confidence,
     )
 
 
-def _grouped(gaussians: rendering.Gaussians, views: Views, made: dict[int, Packed], report: Report) -> Tensor:
-    """The groups of whole masks that share Gaussians: int64 [N], -1 for none.
+def _map_of_wholes(masks: Sequence[Mask], picture: Picture) -> Tensor:
+    """The masks of whole things as a map of their numbers, int64 [H, W], -1 where there is none."""
+    ids = torch.full(picture.rgb.shape[:2], -1, dtype=torch.int64)
+    for k, mask in reversed(list(enumerate(masks))):  # the most certain last, on top
+        if mask.level == 0:
+            ids[mask.pixels.cpu()] = k
+    if picture.alpha is not None:
+        ids[picture.alpha.cpu() < MIN_ACCUMULATION] = -1
+    return ids
+
+
+def _grouped(
+    gaussians: rendering.Gaussians,
+    cameras: Sequence[rendering.Camera],
+    maps: Sequence[Tensor],
+    report: Report,
+) -> Tensor:
+    """The groups of masks that share Gaussians, from a map of each view: int64 [N], -1 for none.
 
     Raises:
         SegmentError: there are none.
     """
-    maps = []
-    for view, masks in made.items():
-        ids = torch.full(masks.shape, -1, dtype=torch.int64)
-        for k in reversed(range(len(masks))):  # the most certain last, on top
-            if masks.levels[k] == 0:
-                ids[masks.pixels(k)] = k
-        alpha = views.sight(view).picture.alpha
-        if alpha is not None:
-            ids[alpha.cpu() < MIN_ACCUMULATION] = -1
-        maps.append(ids)
     counts: dict[str, int] = {}
 
     def joined(stage: str) -> None:
         counts[stage] = counts.get(stage, 0) + 1
-        report(stage, counts[stage], len(made))
+        report(stage, counts[stage], len(maps))
 
     try:
-        result = associate(maps, [views.cameras[v] for v in made], gaussians=gaussians, progress=joined)
+        result = associate(maps, cameras, gaussians=gaussians, progress=joined)
     except AssociationError as error:
-        raise SegmentError(f"masks of {len(made)} views do not fit together: {error}") from error
+        raise SegmentError(f"masks of {len(maps)} views do not fit together: {error}") from error
     if result.labels is None or not bool(result.labels.seen.any()):
-        raise SegmentError(f"no two of {len(made)} views have a mask of the same thing.")
+        raise SegmentError(f"no two of {len(maps)} views have a mask of the same thing.")
     return result.labels.classes
 
 

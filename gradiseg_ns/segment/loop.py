@@ -462,6 +462,7 @@ def _start(
     for k, (x, y) in enumerate(pixels[0]):
         seeds[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2, k] = 1
     things = views.solids(gaussians)
+    known = things.known
     proposed = things.around(rendering.transpose(sight.projection, seeds))
     if not found.views:
         found.proposed = [chosen for chosen, _ in proposed]
@@ -475,7 +476,7 @@ def _start(
         evidence = Evidence(len(gaussians), depth.device)
         evidence.inside += 10.0 * chosen  # far more than SURE
         evidence.outside += 10.0 * ~chosen
-        return guess(evidence, wait, float(chosen.sum() / things.known.sum().clamp(min=1)))
+        return guess(evidence, wait, float(chosen.sum() / known.sum().clamp(min=1)))
 
     if meant is not None:
         best, by_shape = solid(meant), True
@@ -494,8 +495,8 @@ def _start(
     if not found.views:
         found.start = best.evidence.selected
     if by_shape:
-        found.evidence.inside += PROPOSED * (things.known & best.evidence.selected)
-        found.evidence.outside += BESIDE * (things.known & ~best.evidence.selected)
+        found.evidence.inside += PROPOSED * (known & best.evidence.selected)
+        found.evidence.outside += BESIDE * (known & ~best.evidence.selected)
     for v, (answer, trust, _) in zip(best.views, best.answers, strict=True):
         if trust > 0 and v not in found.views:
             _count(found, v, answer, inside_outside(views.sight(v).projection, answer), trust)
