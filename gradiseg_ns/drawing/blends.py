@@ -69,14 +69,14 @@ class Blend:
 
     features: dict[str, Tensor] = field(default_factory=dict)
     """[N, C] each."""
-    geometry: dict[str, float] = field(default_factory=dict)
-    """How much of each map's gradient moves the geometry, 0 to 1."""
+    geometry: dict[str, float | Tensor] = field(default_factory=dict)
+    """How much of each map's gradient moves the geometry, 0 to 1, of all Gaussians or of each, [N]."""
     maps: dict[str, Tensor] = field(default_factory=dict)
     """[H, W, C] each, once they are rasterised."""
     alpha: Tensor = field(default_factory=lambda: torch.zeros(0))
     """[H, W, 1], once they are rasterised."""
 
-    def add(self, name: str, features: Tensor | None, geometry: float = 1.0) -> Blend:
+    def add(self, name: str, features: Tensor | None, geometry: float | Tensor = 1.0) -> Blend:
         """One more group; None adds nothing."""
         if features is not None:
             self.features[name], self.geometry[name] = features, geometry

@@ -34,29 +34,25 @@ class IdentityProbe:
     maps: Tensor
 
     @classmethod
-    def render(cls, projection: rendering.Projection, identity: Tensor, share: float) -> IdentityProbe:
+    def render(
+        cls, projection: rendering.Projection, identity: Tensor, share: float | Tensor
+    ) -> IdentityProbe:
         """Blend identities [N, D].
 
         Args:
             projection: of N Gaussians.
-            share: share of L_2d's gradient that moves the geometry, 0 to 1. With 0 no gradient reaches the geometry.
+            share: share of L_2d's gradient that moves the geometry, 0 to 1, of all Gaussians or of each, [N]. With 0 no gradient
+                reaches the geometry. The gradients of the probe itself are whole.
         """
-        if share > 0:
-            means2d = projection.means2d.clone()
-            means2d.retain_grad()
-            separate = dataclasses.replace(projection, means2d=means2d)
-        else:
-            means2d = projection.means2d.detach().requires_grad_()
-            separate = dataclasses.replace(
-                projection,
-                means2d=means2d,
-                conics=projection.conics.detach(),
-                opacities=projection.opacities.detach(),
-                depths=projection.depths.detach(),
-            )
+        moved = rendering.scale_geometry_gradient(projection, share)
+        means2d = moved.means2d.view_as(moved.means2d)
+        if not means2d.requires_grad:
+            means2d.requires_grad_()
+        means2d.retain_grad()
+        separate = dataclasses.replace(moved, means2d=means2d)
         encoding = identity.view_as(identity)
         encoding.retain_grad()
-        maps, _ = rendering.rasterize(separate, [encoding], geometry_grad=[share or 1.0])
+        maps, _ = rendering.rasterize(separate, [encoding])
         maps[0].retain_grad()
         return cls(separate, encoding, maps[0])
 

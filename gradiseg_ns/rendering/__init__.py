@@ -20,6 +20,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from .gradients import scale_geometry_gradient
 from .types import Camera, Gaussians, Projection
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "rasterize",
     "reaching",
     "render",
+    "scale_geometry_gradient",
     "set_num_threads",
     "spherical_harmonics",
     "transpose",
@@ -211,7 +213,7 @@ def rasterize(
     projection: Projection,
     features: Sequence[Tensor],
     *,
-    geometry_grad: Sequence[float] | None = None,
+    geometry_grad: Sequence[float | Tensor] | None = None,
     absgrad: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """Blends groups of features front to back, all with the same weights.
@@ -220,8 +222,9 @@ def rasterize(
         projection: of N Gaussians.
         features: groups [N, C_k], C_k >= 1.
         geometry_grad: for each group, the share of its map's gradient that reaches means2d, conics and opacities: True or 1 is
-            all of it, False or 0 none, 0.1 a tenth. The features always get the whole gradient. None: 1 for all groups. The
-            gradient of alpha always reaches the geometry.
+            all of it, False or 0 none, 0.1 a tenth. A tensor [N] is a share for each Gaussian; one such tensor may stand for several
+            groups. The features always get the whole gradient. None: 1 for all groups. The gradient of alpha always reaches the
+            geometry.
         absgrad: set `projection.means2d.absgrad` in the backward pass. It is assigned, not accumulated: request it in only
             one rasterisation of a projection.
 
@@ -229,7 +232,8 @@ def rasterize(
         The maps [H, W, C_k] without a background, and alpha [H, W, 1] = 1 - (transmittance after the last Gaussian).
 
     Raises:
-        ValueError: a group has another N than the projection or no channels, or geometry_grad has another length.
+        ValueError: a group has another N than the projection or no channels; or geometry_grad has another length, two different
+            tensors, a tensor of another shape, or a tensor together with absgrad.
     """
     n = projection.radii.shape[1]
     if geometry_grad is None:
@@ -244,10 +248,16 @@ def rasterize(
         _check_shape(f"features[{k}]", group, (n, "C"))
         if group.shape[1] == 0:
             raise ValueError(f"features[{k}] has no channels: expected [{n}, C] with C >= 1.")
+    own = [share for share in geometry_grad if isinstance(share, Tensor)]
+    for share in own:
+        _check_shape("geometry_grad", share, (n,))
+    if own and (absgrad or any(share is not own[0] for share in own)):
+        raise ValueError(
+            "rasterize: geometry_grad has shares for each Gaussian, expected one tensor for all groups and no absgrad."
+        )
+    shares = [g.detach() if isinstance(g, Tensor) else float(g) for g in geometry_grad]
     module = _backend(projection.backend, projection.means2d)
-    return module.rasterize(
-        projection, features, geometry_grad=[float(g) for g in geometry_grad], absgrad=absgrad
-    )
+    return module.rasterize(projection, features, geometry_grad=shares, absgrad=absgrad)
 
 
 def render(

@@ -7,7 +7,6 @@ Gradients reach means, quats, scales, opacities, features and the camera's viewm
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -134,75 +133,100 @@ def _bins(projection: Projection) -> Bins:
 # ------------------------------------------------------------------------------------------------------------ blending
 
 
-@dataclass
 class _Channels:
-    """The order of the groups of features in the rows of a joint pass: groups that move the geometry lead, the rest follow."""
+    """The order of the groups of features in the rows of a joint pass: groups that move the geometry lead, the rest follow.
 
-    lead: list[int]
-    """Which groups lead."""
-    rest: list[int]
-    sizes: list[int]
-    """Channels of every group."""
-    lead_count: int = field(init=False)
-    rest_count: int = field(init=False)
+    Last of those that lead are those that move each Gaussian by a share of its own. They start with a block, so there may be channels
+    of zeros before them.
 
-    def __post_init__(self) -> None:
-        self.lead_count = sum(self.sizes[i] for i in self.lead)
-        self.rest_count = sum(self.sizes[i] for i in self.rest)
+    Args:
+        sizes: channels of every group.
+        geometry_grad: as for :func:`gradiseg_ns.rendering.rasterize`.
 
-    @property
-    def rest_start(self) -> int:
-        return _padded(self.lead_count)
+    Attributes:
+        own: which groups move each Gaussian by a share of its own.
+        lead_count, rest_count: channels of the groups that lead, with those of zeros, and of the others.
+        own_start, rest_start, total: where those groups and the others begin, and where all end; multiples of a block.
+        starts: first channel of every group.
+    """
 
-    @property
-    def total(self) -> int:
-        return self.rest_start + _padded(self.rest_count)
+    def __init__(self, sizes: list[int], geometry_grad: Sequence[float | Tensor]) -> None:
+        self.sizes, groups = sizes, range(len(sizes))
+        self.own = [i for i in groups if isinstance(geometry_grad[i], Tensor)]
+        self._even = [i for i in groups if i not in self.own and geometry_grad[i]]
+        self._rest = [i for i in groups if i not in self.own and i not in self._even]
+        self.starts = [0] * len(sizes)
+        self.lead_count = self._place(self._even, 0)
+        self.own_start = _padded(self.lead_count)
+        if self.own:
+            self.lead_count = self._place(self.own, self.own_start)
+        self.rest_start = _padded(self.lead_count)
+        self.rest_count = self._place(self._rest, self.rest_start) - self.rest_start
+        self.total = self.rest_start + _padded(self.rest_count)
+
+    def _place(self, groups: list[int], column: int) -> int:
+        """Where the groups begin, one after the other from a column; returns where they end."""
+        for i in groups:
+            self.starts[i] = column
+            column += self.sizes[i]
+        return column
+
+    def scales(self, geometry_grad: Sequence[float | Tensor]) -> np.ndarray | None:
+        """The share of every channel that moves all Gaussians by one share, [total], 1 elsewhere; None if all are 1."""
+        factors = np.ones(self.total, np.float32)
+        for i in self._even:
+            factors[self.starts[i] : self.starts[i] + self.sizes[i]] = geometry_grad[i]
+        return None if (factors == 1).all() else factors
+
+    def moves(self, cotangents: Sequence[Tensor | None]) -> bool:
+        """Whether a group that moves the geometry has a cotangent."""
+        return any(cotangents[i] is not None for i in (*self._even, *self.own))
+
+    def rests(self, cotangents: Sequence[Tensor | None]) -> bool:
+        """Whether another group has one."""
+        return any(cotangents[i] is not None for i in self._rest)
 
     def split(self, lead: Tensor, rest: Tensor) -> list[Tensor]:
         """[..., lead_count] and [..., rest_count] to one contiguous tensor per group, in the groups' order."""
-        out: list[Tensor] = [lead] * len(self.sizes)
-        for groups, joined in ((self.lead, lead), (self.rest, rest)):
-            parts = joined.split([self.sizes[i] for i in groups], dim=-1) if groups else ()
-            for i, part in zip(groups, parts, strict=True):
-                out[i] = part.contiguous()
+        out = []
+        for i, (start, size) in enumerate(zip(self.starts, self.sizes, strict=True)):
+            joined, first = (rest, start - self.rest_start) if i in self._rest else (lead, start)
+            out.append(joined.narrow(-1, first, size).contiguous())
         return out
 
     def join(
-        self, groups: list[int], cotangents: Sequence[Tensor | None], height: int, width: int
-    ) -> np.ndarray:
-        """The cotangents of some groups side by side: [H, W, c]; missing ones are zero."""
-        parts = []
-        for i in groups:
-            cotangent = cotangents[i]
-            parts.append(torch.zeros(height, width, self.sizes[i]) if cotangent is None else cotangent)
-        if not parts:
-            return np.zeros((height, width, 0), np.float32)
-        return _array((parts[0] if len(parts) == 1 else torch.cat(parts, -1)).contiguous())
+        self, cotangents: Sequence[Tensor | None], height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The cotangents of the groups that lead, [H, W, lead_count], and of the others, [H, W, rest_count]; missing ones are zero."""
+        joined = []
+        for groups, first, count in (
+            ([*self._even, *self.own], 0, self.lead_count),
+            (self._rest, self.rest_start, self.rest_count),
+        ):
+            only = cotangents[groups[0]] if len(groups) == 1 else None
+            if only is not None and only.shape[-1] == count:
+                joined.append(_array(only.contiguous()))
+                continue
+            maps = torch.zeros(height, width, count)
+            for i in groups:
+                cotangent, start = cotangents[i], self.starts[i] - first
+                if cotangent is not None:
+                    maps[..., start : start + self.sizes[i]] = cotangent
+            joined.append(_array(maps))
+        return joined[0], joined[1]
 
 
 def _packed(bins: Bins, arrays: list[np.ndarray], layout: _Channels) -> np.ndarray:
     """The features of all groups by rank, [n, total]: the kernels' rows."""
-    n, gaps = len(bins.order), layout.total > layout.lead_count + layout.rest_count
+    n, gaps = len(bins.order), layout.total > sum(layout.sizes)
     packed = np.zeros((n, layout.total), np.float32) if gaps else np.empty((n, layout.total), np.float32)
 
     def work(i: int, j: int) -> None:
-        for groups, column in ((layout.lead, 0), (layout.rest, layout.rest_start)):
-            for group in groups:
-                blending.pack_features(i, j, bins.order, arrays[group], packed, column)
-                column += layout.sizes[group]
+        for array, column in zip(arrays, layout.starts, strict=True):
+            blending.pack_features(i, j, bins.order, array, packed, column)
 
     parallel_ranges(n, work)
     return packed
-
-
-def _scaled(packed: np.ndarray, layout: _Channels, scales: list[float]) -> np.ndarray:
-    """The rows from which the backward pass computes the geometry's gradient. This gradient is linear in the features, so scaling the
-    features here scales only the share of a group's gradient that arrives."""
-    if all(scale == 1.0 for scale in scales):
-        return packed
-    factors = np.ones(layout.total, np.float32)
-    factors[: layout.lead_count] = np.repeat(scales, [layout.sizes[i] for i in layout.lead])
-    return packed * factors
 
 
 def _transpose(bins: Bins, camera: Camera, maps: np.ndarray, sums: np.ndarray) -> None:
@@ -241,11 +265,7 @@ class _Rasterize(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         bins, camera = _bins(projection), projection.camera
         height, width = camera.height, camera.width
-        layout = _Channels(
-            [i for i, moves in enumerate(geometry_grad) if moves],
-            [i for i, moves in enumerate(geometry_grad) if not moves],
-            [f.shape[1] for f in features],
-        )
+        layout = _Channels([f.shape[1] for f in features], geometry_grad)
         packed = _packed(bins, [_array(f) for f in features], layout)
         lead, rest = (
             torch.empty(height, width, layout.lead_count),
@@ -260,20 +280,18 @@ class _Rasterize(torch.autograd.Function):
             )
         )  # fmt: skip
         ctx.save_for_backward(means2d)
-        scales = [geometry_grad[i] for i in layout.lead]
-        ctx.state = bins, camera, layout, packed, scales, (transmittance, last, group_mask), absgrad
+        ctx.state = bins, camera, layout, packed, geometry_grad, (transmittance, last, group_mask), absgrad
         return (*layout.split(lead, rest), torch.from_numpy(1 - transmittance)[..., None])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *cotangents):
-        bins, camera, layout, packed, scales, (transmittance, last, group_mask), absgrad = ctx.state
+        bins, camera, layout, packed, geometry_grad, (transmittance, last, group_mask), absgrad = ctx.state
         *v_maps, v_alpha = cotangents
         (means2d,) = ctx.saved_tensors
         n, height, width = means2d.shape[1], camera.height, camera.width
-        v_lead, v_rest = (layout.join(g, v_maps, height, width) for g in (layout.lead, layout.rest))
-        has_lead = any(v_maps[i] is not None for i in layout.lead)
-        has_rest = any(v_maps[i] is not None for i in layout.rest)
+        v_lead, v_rest = layout.join(v_maps, height, width)
+        has_lead, has_rest = layout.moves(v_maps), layout.rests(v_maps)
         v_lead_features, v_rest_features = (
             torch.zeros(n, layout.lead_count),
             torch.zeros(n, layout.rest_count),
@@ -281,7 +299,13 @@ class _Rasterize(torch.autograd.Function):
         v_means2d = v_conics = v_opacities = None
 
         if (has_lead or v_alpha is not None) and (absgrad or any(ctx.needs_input_grad[3:6])):
-            packed = _scaled(packed, layout, scales)
+            # the geometry's gradient is linear in the features: scaling them here scales only what arrives of a group's gradient
+            scales = layout.scales(geometry_grad)
+            packed = packed if scales is None else packed * scales
+            own_start, shares = layout.rest_start, np.empty(0, np.float32)
+            if layout.own:
+                own_start = layout.own_start
+                shares = _array(_plain(geometry_grad[layout.own[0]]))[bins.order]
             v_means2d, v_abs = torch.zeros(1, n, 2), torch.zeros(1, n, 2)
             v_conics, v_opacities = torch.zeros(1, n, 3), torch.zeros(1, n)
             channels = layout.total if has_rest else layout.rest_start
@@ -290,7 +314,8 @@ class _Rasterize(torch.autograd.Function):
             _tiles(
                 lambda tile, step: blending.blend_backward(
                     tile, step, channels, bins.tile_start, bins.ranks, bins.geometry, packed, width, height,
-                    transmittance, last, group_mask, v_lead, v_rest, layout.rest_start, _array(v_cover), rows,
+                    transmittance, last, group_mask, v_lead, v_rest, own_start, layout.rest_start, shares,
+                    _array(v_cover), rows,
                 )
             )  # fmt: skip
             into = [_array(t[0]) for t in (v_means2d, v_abs, v_conics, v_opacities)]
@@ -314,7 +339,11 @@ class _Rasterize(torch.autograd.Function):
 
 
 def rasterize(
-    projection: Projection, features: Sequence[Tensor], *, geometry_grad: Sequence[float], absgrad: bool
+    projection: Projection,
+    features: Sequence[Tensor],
+    *,
+    geometry_grad: Sequence[float | Tensor],
+    absgrad: bool,
 ) -> tuple[list[Tensor], Tensor]:
     p = projection
     *maps, alpha = _Rasterize.apply(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import gsplat_versions
+from .gradients import scale_geometry_gradient, scale_gradient
 from .types import Camera, Gaussians, Projection
 
 TILE = 16
@@ -97,31 +98,17 @@ def _tiles(projection: Projection) -> _Tiles:
     return projection._state
 
 
-class _ScaleGradient(torch.autograd.Function):
-    """The identity function; its gradient is multiplied by a number."""
-
-    @staticmethod
-    def forward(ctx, tensor: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return (gradient if ctx.factor == 1 else gradient * ctx.factor), None
-
-
-def _blend(projection: Projection, features: Tensor, *, share: float, absgrad: bool) -> tuple[Tensor, Tensor]:
+def _blend(
+    projection: Projection, features: Tensor, *, share: float | Tensor, absgrad: bool
+) -> tuple[Tensor, Tensor]:
     """One pass: features [N, C] to maps [H, W, C] and alpha [H, W, 1]; a share of the gradient reaches the geometry."""
     tiles = _tiles(projection)
-    means2d, conics, opacities = (
-        t.detach() if share == 0 else _ScaleGradient.apply(t, share) if share != 1 else t
-        for t in (projection.means2d, projection.conics, projection.opacities)
-    )
+    moved = scale_geometry_gradient(projection, share)
     maps, alpha = gsplat.rasterize_to_pixels(
-        means2d,
-        conics,
+        moved.means2d,
+        moved.conics,
         features[None],
-        opacities,
+        moved.opacities,
         projection.camera.width,
         projection.camera.height,
         TILE,
@@ -147,11 +134,17 @@ def _together(sizes: Sequence[int]) -> bool:
 
 
 def rasterize(
-    projection: Projection, features: Sequence[Tensor], *, geometry_grad: Sequence[float], absgrad: bool
+    projection: Projection,
+    features: Sequence[Tensor],
+    *,
+    geometry_grad: Sequence[float | Tensor],
+    absgrad: bool,
 ) -> tuple[list[Tensor], Tensor]:
     features = [f.to(torch.float32) for f in features]
-    moving = [i for i, moves in enumerate(geometry_grad) if moves]
-    resting = [i for i, moves in enumerate(geometry_grad) if not moves]
+    # groups that move each Gaussian by a share of its own go apart
+    own = [i for i, moves in enumerate(geometry_grad) if isinstance(moves, Tensor)]
+    moving = [i for i, moves in enumerate(geometry_grad) if i not in own and moves]
+    resting = [i for i, moves in enumerate(geometry_grad) if i not in own and not moves]
     if features[0].shape[0] == 0:
         return _nothing(projection, features)
     wanted = _wanted(projection)
@@ -164,18 +157,18 @@ def rasterize(
         # Alpha's gradient moves the geometry in full. The geometry's gradient is the map's gradient times the features: scaling
         # the one by s, and the features' own gradient back by 1 / s, leaves s of it for the geometry and the whole for the
         # features.
-        parts = [_ScaleGradient.apply(features[i], 1 / geometry_grad[i]) for i in joined]
+        parts = [scale_gradient(features[i], 1 / geometry_grad[i]) for i in joined]
         sizes = [part.shape[1] for part in parts]
         padding = _padded(sum(sizes)) - sum(sizes)
         if padding and len(parts) > 1:  # gsplat would copy all of it to pad it
             parts.append(parts[0].new_zeros(len(parts[0]), padding))
         blended, alpha = _blend(projection, torch.cat(parts, -1), share=1.0, absgrad=absgrad)
         for i, part in zip(joined, blended.split([part.shape[1] for part in parts], -1), strict=False):
-            maps[i] = _ScaleGradient.apply(part, geometry_grad[i])
+            maps[i] = scale_gradient(part, geometry_grad[i])
     else:
         nothing = features[0].new_zeros(len(features[0]), 1)
         _, alpha = _blend(projection, nothing, share=1.0, absgrad=absgrad)
-    for i in (*(i for i in moving if i not in joined), *resting):
+    for i in (*(i for i in moving if i not in joined), *own, *resting):
         parts = features[i].split(passes(features[i].shape[1]), -1)
         blends = [_blend(projection, part, share=geometry_grad[i], absgrad=False)[0] for part in parts]
         maps[i] = blends[0] if len(blends) == 1 else torch.cat(blends, -1)

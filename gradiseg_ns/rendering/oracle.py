@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .gradients import scale_geometry_gradient
 from .types import Camera, Gaussians, Projection
 
 TILE = 16
@@ -145,7 +146,11 @@ def tile_weights(
 
 
 def rasterize(
-    projection: Projection, features: Sequence[Tensor], *, geometry_grad: Sequence[float], absgrad: bool
+    projection: Projection,
+    features: Sequence[Tensor],
+    *,
+    geometry_grad: Sequence[float | Tensor],
+    absgrad: bool,
 ) -> tuple[list[Tensor], Tensor]:
     width, height = projection.camera.width, projection.camera.height
     dtype = projection.means2d.dtype
@@ -166,10 +171,13 @@ def rasterize(
     for tile in tile_lists(projection):
         x0, x1, y0, y1, index = tile
         weights, transmittance = tile_weights(projection, tile, collect(index) if absgrad else None)
-        parts = [
-            (weights * moves + weights.detach() * (1 - moves)) @ group.index_select(0, index)
-            for group, moves in zip(features, geometry_grad, strict=True)
-        ]
+        parts = []
+        for group, moves in zip(features, geometry_grad, strict=True):
+            if isinstance(moves, Tensor):
+                own, _ = tile_weights(scale_geometry_gradient(projection, moves), tile)
+            else:
+                own = weights * moves + weights.detach() * (1 - moves)
+            parts.append(own @ group.index_select(0, index))
         for row, part in zip(rows, (*parts, 1 - transmittance[:, None]), strict=True):
             if x0 == 0:
                 row.append([])

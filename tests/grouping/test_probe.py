@@ -13,11 +13,11 @@ from ..rendering.scenes import random_camera, random_gaussians
 pytestmark = pytest.mark.usefixtures("device")
 
 
-def probe_of(share: float) -> tuple[IdentityProbe, torch.Tensor, torch.Tensor]:
+def probe_of(share: float | torch.Tensor) -> tuple[IdentityProbe, torch.Tensor, torch.Tensor]:
     """A probe after a backward pass of the sum of squares, with the means and the identities."""
     gaussians = random_gaussians(150)
     means = gaussians.means.clone().requires_grad_()
-    identity = torch.rand(150, 16).requires_grad_()
+    identity = torch.rand(150, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     moved = rendering.Gaussians(means, gaussians.quats, gaussians.scales, gaussians.opacities)
     probe = IdentityProbe.render(rendering.project(moved, random_camera()), identity, share)
     probe.maps.square().sum().backward()
@@ -41,6 +41,16 @@ def test_the_position_gradient_is_that_of_the_rendered_identities() -> None:
     strong = theirs.norm(dim=-1) > theirs.norm(dim=-1).quantile(0.8)
     cosine = torch.cosine_similarity(theirs[strong], ours[strong], dim=-1)
     assert float(cosine.median()) > 0.99
+
+
+def test_shares_scale_what_moves_and_not_what_the_probe_knows() -> None:
+    whole, means, _ = probe_of(1.0)
+    shares = torch.linspace(0, 1, len(means))
+    probe, moved, _ = probe_of(shares)
+    assert means.grad is not None and moved.grad is not None
+    torch.testing.assert_close(moved.grad, shares[:, None] * means.grad, rtol=1e-4, atol=1e-4)
+    known, knows = (p.gradients(None)["identity_position_gradient"] for p in (whole, probe))
+    torch.testing.assert_close(knows, known)
 
 
 def test_without_a_share_nothing_moves() -> None:

@@ -89,14 +89,17 @@ def run(
     gaussians: Gaussians,
     camera: Camera,
     sizes: Sequence[int],
-    geometry_grad: Sequence[bool],
+    geometry_grad: Sequence[float | str],
     backend: str,
     dtype: torch.dtype = torch.float32,
     antialiased: bool = False,
     depth: bool = True,
     device: str = "cpu",
 ) -> dict[str, Tensor]:
-    """Values and all gradients of a random linear loss on the maps, alpha and (if asked for) the depth map."""
+    """Values and all gradients of a random linear loss on the maps, alpha and (if asked for) the depth map.
+
+    Groups whose ``geometry_grad`` is "own" move each Gaussian by a share of its own; then there is no absgrad.
+    """
     generator = torch.Generator().manual_seed(7)
     height, width = camera.height, camera.width
 
@@ -115,11 +118,13 @@ def run(
         backend=backend,
     )
     projection.means2d.retain_grad()
-    groups, moves = list(features), list(geometry_grad)
+    shares = torch.rand(len(gaussians.means), generator=torch.Generator().manual_seed(8)).to(device, dtype)
+    groups, moves = list(features), [shares if share == "own" else share for share in geometry_grad]
     if depth:
         groups.append(projection.depths[0][:, None])
         moves.append(True)
-    maps, alpha = rasterize(projection, groups, geometry_grad=moves, absgrad=True)
+    absgrad = "own" not in geometry_grad
+    maps, alpha = rasterize(projection, groups, geometry_grad=moves, absgrad=absgrad)
     loss = (alpha * fixed(height, width, 1)).sum()
     for rendered in maps:
         loss = loss + (rendered * fixed(height, width, rendered.shape[2])).sum()
@@ -127,11 +132,9 @@ def run(
     result = {f"map {k}": m for k, m in enumerate(maps)} | {"alpha": alpha}
     result |= {name: t.grad for name, t in zip(GEOMETRY, parameters, strict=True)}
     result |= {f"features {k}": f.grad for k, f in enumerate(features)}
-    result |= {
-        "viewmat": viewmat.grad,
-        "means2d": projection.means2d.grad,
-        "absgrad": projection.means2d.absgrad,
-    }
+    result |= {"viewmat": viewmat.grad, "means2d": projection.means2d.grad}
+    if absgrad:
+        result["absgrad"] = projection.means2d.absgrad
     return {name: t.detach().double().cpu() for name, t in result.items()}
 
 

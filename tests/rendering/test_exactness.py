@@ -47,6 +47,9 @@ def seeds() -> list[int]:
         ([3, 16], [False, False]),
         ([1, 5, 2], [True, False, True]),
         ([3, 16, 2], [1.0, 0.1, 0.0]),
+        ([3, 16, 2], [1.0, "own", 0.0]),
+        ([16, 1, 5, 2], ["own", 0.3, False, "own"]),
+        ([16], ["own"]),
     ],
 )
 def test_values_and_gradients_agree_with_the_oracle(seeds, sizes, geometry_grad):
@@ -140,6 +143,23 @@ def test_a_resting_group_moves_nothing():
         rendered.square().sum().backward()
         assert features.grad.abs().sum() > 0
         assert (means.grad is not None and bool(means.grad.abs().sum() > 0)) == moves
+
+
+def test_shares_for_each_gaussian_scale_what_moves_it():
+    """With shares of 0 and 1, half of the Gaussians get the gradients of the whole and half get none."""
+    gaussians, camera = random_gaussians(), random_camera()
+    features, shares = torch.randn(len(gaussians), 8), (torch.arange(len(gaussians)) % 2).float()
+    gradients = []
+    for share in (1.0, shares):
+        means = gaussians.means.clone().requires_grad_()
+        (rendered,), _ = rasterize(
+            project(replace(gaussians, means=means), camera), [features], geometry_grad=[share]
+        )
+        rendered.square().sum().backward()
+        gradients.append(means.grad)
+    whole, part = gradients
+    assert whole[1::2].abs().sum() > 0 and part[::2].abs().sum() == 0
+    assert relative_error(part[1::2], whole[1::2]) < 1e-6
 
 
 def test_alpha_moves_the_geometry_without_any_moving_group():

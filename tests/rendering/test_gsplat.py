@@ -25,7 +25,13 @@ gpu = pytest.mark.gpu  # skips itself without CUDA: tests/conftest.py
 @pytest.mark.parametrize("antialiased", [False, True])
 @pytest.mark.parametrize(
     ("sizes", "geometry_grad"),
-    [([3, 16], [True, False]), ([3, 16], [True, True]), ([3, 16], [False, False]), ([40], [False])],
+    [
+        ([3, 16], [True, False]),
+        ([3, 16], [True, True]),
+        ([3, 16], [False, False]),
+        ([40], [False]),
+        ([3, 16], [1.0, "own"]),
+    ],
 )
 def test_values_and_gradients_agree(sizes, geometry_grad, antialiased):
     for seed in scenes_without_ties(3, antialiased=antialiased):

@@ -344,10 +344,16 @@ def test_projection_agrees_with_the_cpus(antialiased: bool, radius_clip: float):
 @pytest.mark.parametrize("antialiased", [False, True])
 @pytest.mark.parametrize(
     ("sizes", "geometry_grad"),
-    [([3, 16], [True, False]), ([3, 16], [True, True]), ([3, 7], [False, False]), ([40], [False])],
+    [
+        ([3, 16], [True, False]),
+        ([3, 16], [True, True]),
+        ([3, 7], [False, False]),
+        ([40], [False]),
+        ([3, 16], [1.0, "own"]),
+    ],
 )
 def test_maps_gradients_and_absgrad_agree_with_the_cpus(
-    sizes: list[int], geometry_grad: list[bool], antialiased: bool
+    sizes: list[int], geometry_grad: list[float | str], antialiased: bool
 ):
     for seed in scenes_without_ties(2, antialiased=antialiased):
         scene = random_gaussians(120, seed), random_camera(seed=seed), sizes, geometry_grad

@@ -295,6 +295,10 @@ def test_errors_name_what_was_wrong(monkeypatch):
         backproject(gaussians, camera, torch.rand(3, 3, 1))
     with pytest.raises(ValueError, match="2 entries for 1 groups"):
         rasterize(project(gaussians, camera), [features], geometry_grad=[True, False])
+    with pytest.raises(ValueError, match=r"geometry_grad has shape \[9\]: expected \[10\]"):
+        rasterize(project(gaussians, camera), [features], geometry_grad=[torch.ones(9)])
+    with pytest.raises(ValueError, match="expected one tensor for all groups and no absgrad"):
+        rasterize(project(gaussians, camera), [features], geometry_grad=[torch.ones(10)], absgrad=True)
     with pytest.raises(ValueError, match="degree 3 needs 16"):
         rendering.spherical_harmonics(3, gaussians.means, torch.rand(10, 9, 3))
     monkeypatch.setenv("GRADISEG_BACKEND", "opengl")

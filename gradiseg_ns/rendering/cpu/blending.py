@@ -280,7 +280,7 @@ def blend_forward(
 @kernel
 def blend_backward(
     first_tile, tile_step, channels, tile_start, ranks, geometry, features, width, height,
-    transmittance, last, group_mask, v_lead, v_rest, rest_start, v_alpha, rows,
+    transmittance, last, group_mask, v_lead, v_rest, own_start, rest_start, shares, v_alpha, rows,
 ):  # fmt: skip
     """Gradients of `blend_forward`, one row per intersection; rows of intersections without a blended pixel are not written.
 
@@ -289,9 +289,12 @@ def blend_backward(
 
         d/d alpha = T (feature . v) - (S - T_final v_alpha) / (1 - alpha),
 
-    so that one number per pixel is carried from back to front instead of C.
+    so that one number per pixel is carried from back to front instead of C. The channels from `own_start` on have an S of their own:
+    their d / d alpha is multiplied by the share of the Gaussian before the two are added.
 
     Args:
+        own_start: a multiple of 4; `rest_start` if there are no such channels.
+        shares: [n] by rank; not read if there are none.
         channels: the first so many channels (a multiple of 4) get a feature gradient; at least `rest_start`.
         v_lead, v_rest: [H, W, c] cotangents of the maps.
         v_alpha: [H, W] cotangent of 1 - T_final.
@@ -301,7 +304,7 @@ def blend_backward(
     lead_count, rest_count = v_lead.shape[2], min(v_rest.shape[2], channels - rest_start)
     cotangents, lanes = np.zeros(GROUPS * 16 * channels, np.float32), np.zeros(16 * channels, np.float32)
     ts, sums = np.empty(GROUPS * 16, np.float32), np.empty(GROUPS * 16, np.float32)
-    lasts = np.empty(GROUPS * 16, np.float32)
+    lasts, own_sums = np.empty(GROUPS * 16, np.float32), np.empty(GROUPS * 16, np.float32)
     centers_x, centers_y = np.empty(GROUPS, np.float32), np.empty(GROUPS, np.float32)
     slopes, pasts = np.empty(GROUPS * 16, np.float32), np.empty(GROUPS * 16, np.float32)
     weights, groups = np.empty(GROUPS * 16, np.float32), np.empty(GROUPS, np.int32)
@@ -317,6 +320,7 @@ def blend_backward(
             continue
         ts[:] = _ONE
         sums[:] = _ZERO
+        own_sums[:] = _ZERO
         lasts[:] = -_ONE
         furthest = -1
         for group in range(GROUPS):
@@ -389,13 +393,23 @@ def blend_backward(
             for i in range(group_count):
                 group = groups[i]
                 along = zero
-                for k in range(0, rest_start, BLOCK):
+                for k in range(0, own_start, BLOCK):
                     along = add_dot(
                         along, flat_features, first_feature + k, cotangents, 16 * (group * channels + k)
                     )
                 behind = load(sums, group * 16)
                 store(sums, group * 16, fma(load(weights, 16 * i), along, behind))
                 v_sigma = load(pasts, 16 * i) * behind - load(slopes, 16 * i) * along
+                if own_start < rest_start:
+                    along = zero
+                    for k in range(own_start, rest_start, BLOCK):
+                        along = add_dot(
+                            along, flat_features, first_feature + k, cotangents, 16 * (group * channels + k)
+                        )
+                    behind = load(own_sums, group * 16)
+                    store(own_sums, group * 16, fma(load(weights, 16 * i), along, behind))
+                    own = load(pasts, 16 * i) * behind - load(slopes, 16 * i) * along
+                    v_sigma = fma(vector(shares[rank]), own, v_sigma)
                 dx, dy = mx - (centers_x[group] + lane_x()), my - (centers_y[group] + lane_y())
                 v_x, v_y = v_sigma * dx, v_sigma * dy
                 m, m_x, m_y = m + v_sigma, m_x + v_x, m_y + v_y
