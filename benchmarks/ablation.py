@@ -52,6 +52,8 @@ class Ablation:
     """Number of trainings that run at once and share the threads."""
     fork_at: float | None = None
     """Of every seed, train the options of the first row once, and let all rows go on from its checkpoint at this share of the run. Use it for rows that differ only in later phases, such as `--rows boundary-off boundary --fork-at 0.667`."""
+    orders: int = 1
+    """With --fork-at, runs of every row and seed, which go on from one checkpoint and see the views in other orders. PSNR of one run says little: another order alone changes it by 0.2 dB."""
     every_side: Path | None = None
     """Folder of masks of single objects from every side; cut-outs are compared with them, too (benchmarks/every_side.py)."""
     output: Path = Path("outputs/ablation/results.jsonl")
@@ -64,27 +66,32 @@ class Ablation:
             raise SystemExit(f"--rows: unknown {unknown}, expected some of {list(ROWS)}")
         if self.fork_at is not None and not 0 < self.fork_at < 1:
             raise SystemExit(f"--fork-at {self.fork_at}: expected a share of the run between 0 and 1")
+        if self.orders < 1 or (self.orders > 1 and self.fork_at is None):
+            raise SystemExit(f"--orders {self.orders}: expected 1, or more together with --fork-at")
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         trunks: dict[int, str] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
             seeds = self.seeds
             if self.fork_at is not None:
                 # No row is this run itself: what goes on from a checkpoint sees the views in another order.
-                jobs = [pool.submit(self._spawn, self.rows[0], seed, threads, None) for seed in seeds]
+                jobs = [pool.submit(self._spawn, self.rows[0], seed, 0, threads, None) for seed in seeds]
                 trunks = {r["seed"]: r["run"] for r in (job.result() for job in jobs) if r is not None}
                 seeds = tuple(trunks)
-            runs = [(row, seed) for seed in seeds for row in self.rows]
-            jobs = [pool.submit(self._spawn, row, seed, threads, trunks.get(seed)) for row, seed in runs]
+            runs = [(row, seed, order) for seed in seeds for order in range(self.orders) for row in self.rows]
+            jobs = [pool.submit(self._spawn, *run, threads, trunks.get(run[1])) for run in runs]
             results = [job.result() for job in jobs]
         print_table(self, [result for result in results if result is not None])
 
-    def _spawn(self, row: str, seed: int, threads: int, trunk: str | None) -> dict[str, Any] | None:
+    def _spawn(
+        self, row: str, seed: int, order: int, threads: int, trunk: str | None
+    ) -> dict[str, Any] | None:
         """One run in a process of its own, so that runs share nothing. With a trunk, it starts from the checkpoint of that run."""
         job = {
             "data": str(self.data),
             "method": self.method,
             "steps": self.steps,
             "seed": seed,
+            "order": order,
             "device": self.device,
             "row": row,
             "fork_at": self.fork_at,
@@ -102,7 +109,7 @@ class Ablation:
         }
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "0"}
         is_trunk = self.fork_at is not None and trunk is None
-        name = f"trunk-of-{row}" if is_trunk else row
+        name = f"trunk-of-{row}" if is_trunk else f"{row}_order-{order}" if order else row
         log = self.output.parent / "logs" / f"{self.data.name}_{self.masks_dir}_{name}_{seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         print(f"training {name}, seed {seed} (log: {log})", flush=True)
@@ -136,10 +143,11 @@ def one_run(job: dict[str, Any]) -> None:
 
     import gradiseg_ns.runs as runs
 
-    output = Path("outputs/ablation/runs") / job["row"] / str(job["seed"])
+    order = job.get("order", 0)
+    name = f"{job['seed']}_order-{order}" if order else str(job["seed"])
     config = runs.make_config(
-        job["method"], Path(job["data"]), output,
-        steps=job["steps"], seed=job["seed"], device=job["device"], options=job["options"],
+        job["method"], Path(job["data"]), Path("outputs/ablation/runs") / job["row"] / name,
+        steps=job["steps"], seed=job["seed"] + 1000 * order, device=job["device"], options=job["options"],
     )  # fmt: skip
     if job["fork_at"] is not None:
         fork = round(job["fork_at"] * config.max_num_iterations)
@@ -212,14 +220,14 @@ def field_at_edges(pipeline: Any) -> dict[str, float]:
 
 
 def print_table(ablation: Ablation, results: list[dict[str, Any]]) -> None:
-    """Means over the seeds, one row per variant, with the mBIoU of each seed."""
+    """Means over the runs, one row per variant, with mBIoU and PSNR of each run."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(
         title=f"{ablation.data.name}, trained on {ablation.masks_dir}, seeds {list(ablation.seeds)}"
     )
-    for column in ("row", *FIGURES, "mbiou of each seed"):
+    for column in ("row", *FIGURES, "mbiou of each run", "psnr of each run"):
         table.add_column(column, justify="left" if column == "row" else "right")
     for row in ablation.rows:
         mine = [result for result in results if result["row"] == row]
@@ -231,9 +239,10 @@ def print_table(ablation: Ablation, results: list[dict[str, Any]]) -> None:
             mean = sum(values) / len(values) if values else None
             digits = 0 if key in ("gaussian_count", "seconds") else 3 if key == "ssim" else 2
             cells.append("-" if mean is None else f"{mean:.{digits}f}")
-        each = ", ".join("-" if r.get("mbiou") is None else f"{r['mbiou']:.2f}" for r in mine)
-        table.add_row(row, *cells, each)
-    Console(width=140).print(table)
+        for key in ("mbiou", "psnr"):
+            cells.append(", ".join("-" if r.get(key) is None else f"{r[key]:.2f}" for r in mine))
+        table.add_row(row, *cells)
+    Console(width=160).print(table)
 
 
 if __name__ == "__main__":

@@ -47,20 +47,24 @@ def test_all_rows_go_on_from_the_same_checkpoint_of_their_seed(
         rows=("boundary-off", "boundary", "both"),
         seeds=(0, 1),
         fork_at=0.5,
+        orders=2,
         output=tmp_path / "out" / "results.jsonl",
     ).main()
     trunks = [job for job in jobs if job["trunk"] is None]
     assert [(job["row"], job["seed"]) for job in trunks] == [("boundary-off", 0), ("boundary-off", 1)]
-    found = {(job["row"], job["seed"]): job for job in jobs if job["trunk"] is not None}
-    assert len(found) == len(jobs) - 2 == 6
+    found = {(job["row"], job["seed"], job["order"]): job for job in jobs if job["trunk"] is not None}
+    assert len(found) == len(jobs) - 2 == 12
     for seed in (0, 1):
         for row in ("boundary-off", "boundary"):
-            assert found[row, seed]["trunk"] == f"runs/boundary-off/{seed}"
-        options = found["both", seed]["options"]
+            for order in (0, 1):
+                assert found[row, seed, order]["trunk"] == f"runs/boundary-off/{seed}"
+        options = found["both", seed, 0]["options"]
         assert options["pipeline.model.boundary_refiner"] is False, "the paper's rows have no refiner"
-    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 6
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 12
 
 
-def test_a_fork_outside_of_the_run_is_refused(ablation: ModuleType, tmp_path: Path) -> None:
+def test_forks_that_cannot_be_are_refused(ablation: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"--fork-at 1\.5"):
         ablation.Ablation(data=tmp_path, fork_at=1.5).main()
+    with pytest.raises(SystemExit, match="--orders 2: expected 1, or more together with --fork-at"):
+        ablation.Ablation(data=tmp_path, orders=2).main()
