@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from ..benchmark import load_benchmark
-from .test_loop import RED, Tiny
+from .tiny import RED, Tiny
 
 benchmark = load_benchmark("segment")
 
 
-def test_the_best_group_of_each_object_counts(tmp_path: Path) -> None:
+def test_the_best_group_of_each_object_counts(tiny: Tiny) -> None:
     """The red ball is one group; the blue one is torn into two, of which the larger one counts; nothing has id 7."""
-    tiny = Tiny(tmp_path)
     blue = (tiny.truth == 2).nonzero()[:, 0]
     groups = torch.tensor([5, 3, 0])[tiny.truth.clamp(min=0)]
     groups[blue[: len(blue) // 4]] = 9

@@ -12,12 +12,7 @@ from gradiseg_ns.segment import everything as room
 from gradiseg_ns.segment.everything import Packed, _fit, _joined, _sums_of, find_everything
 from gradiseg_ns.segment.loop import SegmentError, Views
 
-from .test_loop import Tiny, iou
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return Tiny(tmp_path_factory.mktemp("segment"))
+from .tiny import Tiny, iou
 
 
 class Everything:
