@@ -101,6 +101,7 @@ class Ablation:
                 "pipeline.datamanager.masks_dir": self.masks_dir,
                 "pipeline.datamanager.eval_masks_dir": self.eval_masks_dir,
                 "pipeline.model.metrics_ignore_ids": list(self.ignore_ids),
+                "pipeline.datamanager.train_cameras_sampling_seed": 42 + order,  # nerfstudio's default is 42
                 # The other rows are those of GradiSeg, which has no refiner.
                 **({} if row.startswith("boundary") else {"pipeline.model.boundary_refiner": False}),
                 **ROWS[row],
@@ -147,7 +148,7 @@ def one_run(job: dict[str, Any]) -> None:
     name = f"{job['seed']}_order-{order}" if order else str(job["seed"])
     config = runs.make_config(
         job["method"], Path(job["data"]), Path("outputs/ablation/runs") / job["row"] / name,
-        steps=job["steps"], seed=job["seed"] + 1000 * order, device=job["device"], options=job["options"],
+        steps=job["steps"], seed=job["seed"], device=job["device"], options=job["options"],
     )  # fmt: skip
     if job["fork_at"] is not None:
         fork = round(job["fork_at"] * config.max_num_iterations)

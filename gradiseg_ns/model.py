@@ -307,8 +307,9 @@ class GradisegModel(DrawnModel):
         identity_on = self._identity_on and not (self.training and self.step < self.schedule.identity_from)
         probing = self.training and identity_on and self.strategy.needs_position_gradient(self.step)
         blend = Blend().add("color", colors)
+        share = self._identity_geometry(refining)
         if identity_on and not probing:
-            blend.add("identity", params["identity"], self.config.identity_geometry)
+            blend.add("identity", params["identity"], share)
         blend.add("edited", None if shown is None else shown.features, 0.0)
         blend.add("boundary", self._ambiguity_feature(refining, rows), 0.0)
         signs = None
@@ -322,7 +323,7 @@ class GradisegModel(DrawnModel):
         alpha = blend.alpha
         identity_map = blend.get("identity")
         if probing:
-            self._probe = IdentityProbe.render(projection, params["identity"], self.config.identity_geometry)
+            self._probe = IdentityProbe.render(projection, params["identity"], share)
             identity_map = self._probe.maps
         if self.training:
             self.strategy.step_pre_backward(
@@ -363,6 +364,14 @@ class GradisegModel(DrawnModel):
             and self.boundary_phase.found
             and self.step >= self.schedule.refine_boundary_from
         )
+
+    def _identity_geometry(self, refining: bool) -> float | Tensor:
+        """Share of L_2d's gradient that moves the geometry; while boundaries are refined one for each Gaussian, [N], by its ambiguity.
+        Steps that need absolute gradients have one for all: those are of everything that is blended together."""
+        share, least = self.config.identity_geometry, self.config.boundary.spare
+        if not refining or share == 0 or least == 0 or self.strategy.needs_absgrad(self.step):
+            return share
+        return share * (self.strategy_state["impurity"] / least).clamp(max=1)
 
     def _ambiguity_feature(self, refining: bool, rows: Tensor | None) -> Tensor | None:
         """What shows the boundary (:func:`ambiguity_feature`): while the field is trained, membership of the boundary set; else the

@@ -58,6 +58,11 @@ def test_all_rows_go_on_from_the_same_checkpoint_of_their_seed(
         for row in ("boundary-off", "boundary"):
             for order in (0, 1):
                 assert found[row, seed, order]["trunk"] == f"runs/boundary-off/{seed}"
+        seeds = {
+            found["both", seed, order]["options"]["pipeline.datamanager.train_cameras_sampling_seed"]
+            for order in (0, 1)
+        }
+        assert len(seeds) == 2, "the views come in another order"
         options = found["both", seed, 0]["options"]
         assert options["pipeline.model.boundary_refiner"] is False, "the paper's rows have no refiner"
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 12

@@ -421,6 +421,32 @@ def test_identity_loss_moves_geometry_only_when_asked(trainer: GradisegTrainer) 
     model.config.identity_geometry = configured
 
 
+@pytest.mark.parametrize("probed", [False, True])
+def test_while_boundaries_are_refined_it_spares_the_inside_of_objects(
+    trainer: GradisegTrainer, monkeypatch: pytest.MonkeyPatch, probed: bool
+) -> None:
+    model = model_of(trainer)
+    camera, batch = trainer.pipeline.datamanager.next_train(STEPS)
+    impurity = torch.zeros(model.num_points, device=model.device)
+    impurity[::3], impurity[1::3] = 0.5 * model.config.boundary.spare, 1.0
+    monkeypatch.setitem(model.strategy_state, "impurity", impurity)
+    monkeypatch.setattr(model.strategy, "needs_position_gradient", lambda step: probed)
+    gradients = []
+    for spare in (0.0, model.config.boundary.spare):
+        monkeypatch.setattr(model.config.boundary, "spare", spare)
+        model.zero_grad(set_to_none=True)
+        model.train()
+        model.get_loss_dict(model.get_outputs(camera), batch)["identity_loss"].backward()
+        gradients.append(model.means.grad)
+        model.__dict__.pop("_probe", None)
+    every, spared = gradients
+    monkeypatch.setattr(model.strategy, "needs_absgrad", lambda step: True)
+    assert model._identity_geometry(refining=True) == model.config.identity_geometry
+    assert float(every[2::3].abs().max()) > 0 == float(spared[2::3].abs().max())
+    torch.testing.assert_close(spared[1::3], every[1::3], rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(spared[::3], 0.5 * every[::3], rtol=1e-3, atol=1e-9)
+
+
 def test_a_batch_holds_classes_or_ids(trainer: GradisegTrainer) -> None:
     model = model_of(trainer)
     camera, batch = trainer.pipeline.datamanager.next_train(STEPS)

@@ -41,10 +41,12 @@ class BoundaryConfig:
     """Treatment of a Gaussian that reaches out of its object in most views: `split` splits it along that axis, `draw_in` shortens it, `off` leaves it."""
     edges: Literal["auto", "sharp", "rough"] = "auto"
     """Whether losses are added at the edges of the id maps: `sharp` always, `rough` never, `auto` if the edges were snapped or match those that the views agree on. Choose `sharp` if the maps are exact and the splat is coarse."""
-    focus: float = 0.75
+    focus: float = 1.0
     """Weight of L_2d over the pixels near edges of the id map, in addition to L_2d over all pixels. 0 switches focus off."""
     focus_photo: float = 0.3
     """Weight of the photo's L1 over the same pixels, in addition to that over all pixels. Without focus it has no effect."""
+    spare: float = 0.1
+    """A Gaussian whose ambiguity is below this value is moved less by L_2d, in proportion: the inside of objects keeps to the photos. 0 moves all alike."""
     split: float = 0.0
     """Largest share of all Gaussians that may be split in two when boundary Gaussians are found. The most ambiguous ones are split first. It pays on a coarse splat (0.25)."""
     position_rate: float = 5.0
