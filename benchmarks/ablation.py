@@ -101,7 +101,8 @@ class Ablation:
                 "pipeline.datamanager.masks_dir": self.masks_dir,
                 "pipeline.datamanager.eval_masks_dir": self.eval_masks_dir,
                 "pipeline.model.metrics_ignore_ids": list(self.ignore_ids),
-                "pipeline.datamanager.train_cameras_sampling_seed": 42 + 11 * order,  # 42 is nerfstudio's default
+                "pipeline.datamanager.train_cameras_sampling_seed": 42
+                + 11 * order,  # 42 is nerfstudio's default
                 # The other rows are those of GradiSeg, which has no refiner.
                 **({} if row.startswith("boundary") else {"pipeline.model.boundary_refiner": False}),
                 **ROWS[row],
