@@ -26,6 +26,8 @@ import yaml
 ROWS: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[1] / "configs" / "ablation.yaml").read_text()
 )["rows"]
+SAMPLING_SEED = 42
+"""nerfstudio's default: the order of the views does not follow from the seed of a run."""
 TABLE_4 = ("neither", "igd", "la-knn", "both")
 
 
@@ -101,8 +103,7 @@ class Ablation:
                 "pipeline.datamanager.masks_dir": self.masks_dir,
                 "pipeline.datamanager.eval_masks_dir": self.eval_masks_dir,
                 "pipeline.model.metrics_ignore_ids": list(self.ignore_ids),
-                "pipeline.datamanager.train_cameras_sampling_seed": 42
-                + 11 * order,  # 42 is nerfstudio's default
+                "pipeline.datamanager.train_cameras_sampling_seed": SAMPLING_SEED + 11 * order,
                 # The other rows are those of GradiSeg, which has no refiner.
                 **({} if row.startswith("boundary") else {"pipeline.model.boundary_refiner": False}),
                 **ROWS[row],
@@ -145,8 +146,7 @@ def one_run(job: dict[str, Any]) -> None:
 
     import gradiseg_ns.runs as runs
 
-    order = job.get("order", 0)
-    name = f"{job['seed']}_order-{order}" if order else str(job["seed"])
+    name = f"{job['seed']}_order-{job['order']}" if job["order"] else str(job["seed"])
     config = runs.make_config(
         job["method"], Path(job["data"]), Path("outputs/ablation/runs") / job["row"] / name,
         steps=job["steps"], seed=job["seed"], device=job["device"], options=job["options"],

@@ -298,7 +298,8 @@ class BoundaryRefiner:
         weights, at = self.weights, patches.rows * seen.shape[1] + patches.columns
         share = weights.splat * len(patches.rows) / classes.numel() if pull else 0.0
         colors, identities, opacities = (
-            shared(taken(value, points.indices), share) for value in (colors, identities, opacities)
+            rendering.scale_gradient(taken(value, points.indices), share)
+            for value in (colors, identities, opacities)
         )
         depth = depth.detach()
         if self.render:
@@ -308,15 +309,20 @@ class BoundaryRefiner:
         features = torch.cat([colors, identities, opacities[:, None]], dim=-1)
         field, inter = self.query(rays, features)
         field_rgb = field.rgb + (1 - field.opacity[:, None]) * background
-        splat_rgb, splat_alpha = (shared(pixels(value, at), share) for value in (rgb, alpha))
+        splat_rgb, splat_alpha = (
+            rendering.scale_gradient(pixels(value, at), share) for value in (rgb, alpha)
+        )
         losses = {
             "boundary_align": weights.align
             * alignment_loss(splat_rgb, splat_alpha, field_rgb, field.opacity),
             "boundary_photo": weights.photo * (field_rgb - pixels(photo, at)).abs().mean(),
         }
         target = pixels(classes, at)
-        weight, bias = shared(classifier.weight, share), shared(classifier.bias, share)
-        splat_logits = F.linear(shared(pixels(identity, at), share), weight, bias)
+        weight, bias = (
+            rendering.scale_gradient(classifier.weight, share),
+            rendering.scale_gradient(classifier.bias, share),
+        )
+        splat_logits = F.linear(rendering.scale_gradient(pixels(identity, at), share), weight, bias)
         field_logits = F.linear(field.identity, weight, bias)
         losses["boundary_identity"] = weights.identity * identity_alignment_loss(splat_logits, field_logits)
         losses["boundary_mask"] = weights.mask * mask_loss(field_logits, target, field.opacity)
@@ -350,12 +356,6 @@ def taken(values: Tensor, rows: Tensor) -> Tensor:
 def pixels(values: Tensor, at: Tensor) -> Tensor:
     """A map's [H, W, ...] values at pixels, int64 [R] counted row by row (see :func:`taken`)."""
     return taken(values.flatten(0, 1), at)
-
-
-def shared(values: Tensor, share: float) -> Tensor:
-    """The same values; only this share of the gradient flows back through them."""
-    fixed = values.detach()
-    return fixed + share * (values - fixed) if share != 0 else fixed
 
 
 def alignment_loss(splat_rgb: Tensor, splat_alpha: Tensor, field_rgb: Tensor, field_alpha: Tensor) -> Tensor:

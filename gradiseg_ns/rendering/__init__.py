@@ -20,7 +20,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .gradients import scale_geometry_gradient
+from .gradients import scale_geometry_gradient, scale_gradient
 from .types import Camera, Gaussians, Projection
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "reaching",
     "render",
     "scale_geometry_gradient",
+    "scale_gradient",
     "set_num_threads",
     "spherical_harmonics",
     "transpose",

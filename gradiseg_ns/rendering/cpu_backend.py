@@ -144,22 +144,25 @@ class _Channels:
         geometry_grad: as for :func:`gradiseg_ns.rendering.rasterize`.
 
     Attributes:
-        own: which groups move each Gaussian by a share of its own.
+        geometry_grad: of every group.
+        shares: [N] of the groups that move each Gaussian by a share of its own; None without such groups.
         lead_count, rest_count: channels of the groups that lead, with those of zeros, and of the others.
-        own_start, rest_start, total: where those groups and the others begin, and where all end; multiples of a block.
+        own_start, rest_start, total: where those with shares and the others begin, and where all end; multiples of a block. Without
+            shares the first two are the same.
         starts: first channel of every group.
     """
 
     def __init__(self, sizes: list[int], geometry_grad: Sequence[float | Tensor]) -> None:
-        self.sizes, groups = sizes, range(len(sizes))
-        self.own = [i for i in groups if isinstance(geometry_grad[i], Tensor)]
-        self._even = [i for i in groups if i not in self.own and geometry_grad[i]]
-        self._rest = [i for i in groups if i not in self.own and i not in self._even]
+        self.sizes, self.geometry_grad, groups = sizes, geometry_grad, range(len(sizes))
+        self._own = [i for i in groups if isinstance(geometry_grad[i], Tensor)]
+        self._even = [i for i in groups if i not in self._own and geometry_grad[i]]
+        self._rest = [i for i in groups if i not in self._own and i not in self._even]
+        self.shares = next((share for share in geometry_grad if isinstance(share, Tensor)), None)
         self.starts = [0] * len(sizes)
         self.lead_count = self._place(self._even, 0)
         self.own_start = _padded(self.lead_count)
-        if self.own:
-            self.lead_count = self._place(self.own, self.own_start)
+        if self._own:
+            self.lead_count = self._place(self._own, self.own_start)
         self.rest_start = _padded(self.lead_count)
         self.rest_count = self._place(self._rest, self.rest_start) - self.rest_start
         self.total = self.rest_start + _padded(self.rest_count)
@@ -171,16 +174,16 @@ class _Channels:
             column += self.sizes[i]
         return column
 
-    def scales(self, geometry_grad: Sequence[float | Tensor]) -> np.ndarray | None:
+    def scales(self) -> np.ndarray | None:
         """The share of every channel that moves all Gaussians by one share, [total], 1 elsewhere; None if all are 1."""
         factors = np.ones(self.total, np.float32)
         for i in self._even:
-            factors[self.starts[i] : self.starts[i] + self.sizes[i]] = geometry_grad[i]
+            factors[self.starts[i] : self.starts[i] + self.sizes[i]] = self.geometry_grad[i]
         return None if (factors == 1).all() else factors
 
     def moves(self, cotangents: Sequence[Tensor | None]) -> bool:
         """Whether a group that moves the geometry has a cotangent."""
-        return any(cotangents[i] is not None for i in (*self._even, *self.own))
+        return any(cotangents[i] is not None for i in (*self._even, *self._own))
 
     def rests(self, cotangents: Sequence[Tensor | None]) -> bool:
         """Whether another group has one."""
@@ -198,22 +201,21 @@ class _Channels:
         self, cotangents: Sequence[Tensor | None], height: int, width: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """The cotangents of the groups that lead, [H, W, lead_count], and of the others, [H, W, rest_count]; missing ones are zero."""
-        joined = []
-        for groups, first, count in (
-            ([*self._even, *self.own], 0, self.lead_count),
-            (self._rest, self.rest_start, self.rest_count),
-        ):
-            only = cotangents[groups[0]] if len(groups) == 1 else None
-            if only is not None and only.shape[-1] == count:
-                joined.append(_array(only.contiguous()))
-                continue
-            maps = torch.zeros(height, width, count)
-            for i in groups:
-                cotangent, start = cotangents[i], self.starts[i] - first
-                if cotangent is not None:
-                    maps[..., start : start + self.sizes[i]] = cotangent
-            joined.append(_array(maps))
-        return joined[0], joined[1]
+
+        def parts(groups: list[int]) -> list[Tensor]:
+            every = ((cotangents[i], self.sizes[i]) for i in groups)
+            return [torch.zeros(height, width, size) if part is None else part for part, size in every]
+
+        def whole(parts: list[Tensor]) -> np.ndarray:
+            if len(parts) != 1:
+                parts = [torch.cat([torch.zeros(height, width, 0), *parts], -1)]
+            return _array(parts[0].contiguous())
+
+        even, own = parts(self._even), parts(self._own)
+        gap = self.own_start - sum(self.sizes[i] for i in self._even)
+        if own and gap:
+            even.append(torch.zeros(height, width, gap))
+        return whole([*even, *own]), whole(parts(self._rest))
 
 
 def _packed(bins: Bins, arrays: list[np.ndarray], layout: _Channels) -> np.ndarray:
@@ -280,13 +282,13 @@ class _Rasterize(torch.autograd.Function):
             )
         )  # fmt: skip
         ctx.save_for_backward(means2d)
-        ctx.state = bins, camera, layout, packed, geometry_grad, (transmittance, last, group_mask), absgrad
+        ctx.state = bins, camera, layout, packed, (transmittance, last, group_mask), absgrad
         return (*layout.split(lead, rest), torch.from_numpy(1 - transmittance)[..., None])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *cotangents):
-        bins, camera, layout, packed, geometry_grad, (transmittance, last, group_mask), absgrad = ctx.state
+        bins, camera, layout, packed, (transmittance, last, group_mask), absgrad = ctx.state
         *v_maps, v_alpha = cotangents
         (means2d,) = ctx.saved_tensors
         n, height, width = means2d.shape[1], camera.height, camera.width
@@ -300,12 +302,11 @@ class _Rasterize(torch.autograd.Function):
 
         if (has_lead or v_alpha is not None) and (absgrad or any(ctx.needs_input_grad[3:6])):
             # the geometry's gradient is linear in the features: scaling them here scales only what arrives of a group's gradient
-            scales = layout.scales(geometry_grad)
+            scales = layout.scales()
             packed = packed if scales is None else packed * scales
-            own_start, shares = layout.rest_start, np.empty(0, np.float32)
-            if layout.own:
-                own_start = layout.own_start
-                shares = _array(_plain(geometry_grad[layout.own[0]]))[bins.order]
+            shares = np.empty(0, np.float32)
+            if layout.shares is not None:
+                shares = _array(_plain(layout.shares))[bins.order]
             v_means2d, v_abs = torch.zeros(1, n, 2), torch.zeros(1, n, 2)
             v_conics, v_opacities = torch.zeros(1, n, 3), torch.zeros(1, n)
             channels = layout.total if has_rest else layout.rest_start
@@ -314,7 +315,7 @@ class _Rasterize(torch.autograd.Function):
             _tiles(
                 lambda tile, step: blending.blend_backward(
                     tile, step, channels, bins.tile_start, bins.ranks, bins.geometry, packed, width, height,
-                    transmittance, last, group_mask, v_lead, v_rest, own_start, layout.rest_start, shares,
+                    transmittance, last, group_mask, v_lead, v_rest, layout.own_start, layout.rest_start, shares,
                     _array(v_cover), rows,
                 )
             )  # fmt: skip

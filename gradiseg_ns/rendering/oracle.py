@@ -167,17 +167,19 @@ def rasterize(
 
         return hook
 
+    # of the groups that move each Gaussian by a share of its own
+    owns = [scale_geometry_gradient(projection, g) if isinstance(g, Tensor) else None for g in geometry_grad]
     rows: list[list[list[Tensor]]] = [[] for _ in range(len(features) + 1)]
     for tile in tile_lists(projection):
         x0, x1, y0, y1, index = tile
         weights, transmittance = tile_weights(projection, tile, collect(index) if absgrad else None)
         parts = []
-        for group, moves in zip(features, geometry_grad, strict=True):
-            if isinstance(moves, Tensor):
-                own, _ = tile_weights(scale_geometry_gradient(projection, moves), tile)
+        for group, moves, own in zip(features, geometry_grad, owns, strict=True):
+            if own is not None:
+                blend, _ = tile_weights(own, tile)
             else:
-                own = weights * moves + weights.detach() * (1 - moves)
-            parts.append(own @ group.index_select(0, index))
+                blend = weights * moves + weights.detach() * (1 - moves)
+            parts.append(blend @ group.index_select(0, index))
         for row, part in zip(rows, (*parts, 1 - transmittance[:, None]), strict=True):
             if x0 == 0:
                 row.append([])

@@ -24,7 +24,6 @@ from gradiseg_ns.boundary.refinement import (
     identity_alignment_loss,
     mask_loss,
     sample_rays,
-    shared,
 )
 from tests.devices import here
 
@@ -440,16 +439,6 @@ def test_an_edge_is_where_a_window_shows_two_classes() -> None:
     assert torch.equal(edges[kept], classes[kept])
     assert int(edges[0, 0]) == -1
     assert not bool((edge_classes(torch.full((5, 5), 2)) >= 0).any())
-
-
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_a_share_of_the_gradient_goes_through(share: float) -> None:
-    values = torch.randn(5, requires_grad=True)
-    passed = shared(values, share)
-    torch.testing.assert_close(passed, values)
-    (passed * 2 + values * 0).sum().backward()
-    assert values.grad is not None
-    torch.testing.assert_close(values.grad, torch.full((5,), 2 * share))
 
 
 def test_the_splat_is_pulled_as_strongly_as_asked(scene: Scene) -> None:

@@ -16,6 +16,7 @@ from gradiseg_ns.rendering import (
     rasterize,
     reaching,
     render,
+    scale_gradient,
     spherical_harmonics,
 )
 
@@ -143,6 +144,16 @@ def test_a_resting_group_moves_nothing():
         rendered.square().sum().backward()
         assert features.grad.abs().sum() > 0
         assert (means.grad is not None and bool(means.grad.abs().sum() > 0)) == moves
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_gradient_goes_through(share: float) -> None:
+    values = torch.randn(5, requires_grad=True)
+    passed = scale_gradient(values, share)
+    torch.testing.assert_close(passed, values)
+    (passed * 2 + values * 0).sum().backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, torch.full((5,), 2 * share))
 
 
 def test_shares_for_each_gaussian_scale_what_moves_it():
